@@ -1,0 +1,1 @@
+"""The tool behind ``make``: runs the stack, proves that every signal arrives."""

@@ -1,0 +1,215 @@
+"""What the servers answer: thin typed queries over their HTTP APIs, shared by verify, the tests and the benchmarks.
+
+Every function raises :class:`sightglass.polling.NotYet` when the server cannot be reached or says no, with a
+sentence that names it: a probe that polls may go on, and the last state says what was wrong.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from sightglass.polling import NotYet
+
+TIMEOUT = httpx.Timeout(5.0, connect=1.0)
+Params = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span as Tempo stores it; ids are lower-case hexadecimal, times nanoseconds since the epoch."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    kind: str
+    start: int
+    end: int
+    status: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+    links: tuple[str, ...]
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A log line as Loki stores it: nanoseconds since the epoch, the text, index labels and structured metadata."""
+
+    timestamp: int
+    line: str
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One series of an instant query."""
+
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """An exemplar with the labels of its series; ``value`` in the series' unit."""
+
+    series: dict[str, str]
+    labels: dict[str, str]
+    value: float
+
+
+def get(server: str, url: str, params: Params | None = None, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    """GET that ends in an answer of 200, or in :class:`NotYet`."""
+    try:
+        answer = httpx.get(url, params=params, headers=headers, timeout=TIMEOUT, trust_env=False)
+    except httpx.HTTPError as error:
+        raise NotYet(f"{server} does not answer at {url} ({type(error).__name__})") from None
+    if answer.status_code != 200:
+        raise NotYet(f"{server} answered {answer.status_code} at {url}: {answer.text.strip()[:200]}")
+    return answer
+
+
+class Tempo:
+    """Traces."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def trace(self, trace_id: str, *, mode: str = "all") -> list[Span]:
+        """All spans of a trace; ``mode`` "blocks" looks in object storage only, "ingesters" in memory only."""
+        url = f"{self.url}/api/v2/traces/{trace_id}"
+        answer = get("tempo", url, {"mode": mode}, {"Accept": "application/json"}).json()
+        spans = list(_spans(answer.get("trace", {})))
+        if not spans:
+            raise NotYet(f"tempo has no span of trace {trace_id}")
+        return spans
+
+    def search(self, traceql: str, *, start: int, end: int, limit: int = 20) -> list[str]:
+        """Trace ids, 32 digits, that TraceQL finds between two times in seconds since the epoch."""
+        params = {"q": traceql, "start": start, "end": end, "limit": limit}
+        answer = get("tempo", f"{self.url}/api/search", params).json()
+        # Tempo leaves out leading zeros here.
+        return [trace["traceID"].zfill(32) for trace in answer.get("traces", [])]
+
+    def flush(self) -> None:
+        """Write what is in memory to object storage now."""
+        url = f"{self.url}/flush"
+        try:
+            httpx.post(url, timeout=TIMEOUT, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise NotYet(f"tempo does not flush at {url} ({error})") from None
+
+
+class Loki:
+    """Log lines."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def lines(self, logql: str, *, start: int, end: int, limit: int = 1000) -> list[LogLine]:
+        """Lines of a log query between two times in nanoseconds since the epoch, oldest first."""
+        params = {"query": logql, "start": start, "end": end, "limit": limit, "direction": "forward"}
+        answer = get("loki", f"{self.url}/loki/api/v1/query_range", params).json()
+        return sorted(
+            (
+                LogLine(int(value[0]), value[1], stream["stream"])
+                for stream in answer["data"]["result"]
+                for value in stream["values"]
+            ),
+            key=lambda line: line.timestamp,
+        )
+
+    def index_labels(self, *, start: int, end: int) -> set[str]:
+        """Names of the labels that are in the index."""
+        answer = get("loki", f"{self.url}/loki/api/v1/labels", {"start": start, "end": end}).json()
+        return set(answer.get("data", []))
+
+    def flush(self) -> None:
+        """Write the chunks that are in memory to object storage now."""
+        url = f"{self.url}/flush"
+        try:
+            httpx.post(url, timeout=TIMEOUT, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise NotYet(f"loki does not flush at {url} ({error})") from None
+
+
+class Prometheus:
+    """Metrics."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, promql: str) -> list[Sample]:
+        """Instant query; an empty answer is an empty list."""
+        answer = get("prometheus", f"{self.url}/api/v1/query", {"query": promql}).json()
+        return [Sample(row["metric"], float(row["value"][1])) for row in answer["data"]["result"]]
+
+    def total(self, promql: str) -> float:
+        """Sum over all series of an instant query, 0 where there are none."""
+        return sum(sample.value for sample in self.query(promql))
+
+    def exemplars(self, promql: str, *, start: float, end: float) -> list[Exemplar]:
+        """Exemplars of a selector between two times in seconds since the epoch."""
+        params = {"query": promql, "start": start, "end": end}
+        answer = get("prometheus", f"{self.url}/api/v1/query_exemplars", params).json()
+        return [
+            Exemplar(row["seriesLabels"], exemplar["labels"], float(exemplar["value"]))
+            for row in answer["data"]
+            for exemplar in row["exemplars"]
+        ]
+
+
+class Alertmanager:
+    """Alerts."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Everything that Alertmanager holds at the moment."""
+        answer: list[dict[str, Any]] = get("alertmanager", f"{self.url}/api/v2/alerts").json()
+        return answer
+
+
+def _spans(trace: Mapping[str, Any]) -> Iterator[Span]:
+    for batch in trace.get("resourceSpans", trace.get("batches", [])):
+        resource = _attributes(batch.get("resource", {}))
+        for scope in batch.get("scopeSpans", []):
+            for span in scope["spans"]:
+                yield Span(
+                    trace_id=_hexadecimal(span["traceId"], 16),
+                    span_id=_hexadecimal(span["spanId"], 8),
+                    parent_id=_hexadecimal(span.get("parentSpanId", ""), 8),
+                    name=span["name"],
+                    kind=span.get("kind", "").removeprefix("SPAN_KIND_").lower(),
+                    start=int(span["startTimeUnixNano"]),
+                    end=int(span["endTimeUnixNano"]),
+                    status=span.get("status", {}).get("code", "STATUS_CODE_UNSET").removeprefix("STATUS_CODE_"),
+                    attributes=_attributes(span),
+                    resource=resource,
+                    links=tuple(_hexadecimal(link["traceId"], 16) for link in span.get("links", [])),
+                    events=tuple(event["name"] for event in span.get("events", [])),
+                )
+
+
+def _hexadecimal(text: str, size: int) -> str:
+    """An id of ``size`` bytes, which Tempo's JSON has in base64 or in hexadecimal."""
+    if not text or len(text) == 2 * size:
+        return text.lower()
+    return base64.b64decode(text).hex()
+
+
+def _attributes(holder: Mapping[str, Any]) -> dict[str, Any]:
+    return {item["key"]: _value(item["value"]) for item in holder.get("attributes", [])}
+
+
+def _value(value: Mapping[str, Any]) -> Any:
+    (kind, content), *_ = value.items()
+    if kind == "intValue":
+        return int(content)
+    if kind == "arrayValue":
+        return [_value(item) for item in content.get("values", [])]
+    return content

@@ -1,0 +1,158 @@
+"""Commands for people and programs; ``make`` targets stand in front of them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from sightglass import build, components, credentials, grafana, settings, stack, tables, target, up
+from sightglass.errors import UserError
+from sightglass.settings import Settings
+from sightglass.verify.run import TIMEOUT, Row, verify
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print(f"sightglass: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run the stack on this machine, and prove that every signal of the service arrives."""
+
+
+@main.command("up")
+@click.option("--dry-run", is_flag=True, help="Print the plan; build and start nothing.")
+def up_command(dry_run: bool) -> None:
+    """Build, train, start everything, then prove it. What runs already is left alone."""
+    console = Console(stderr=not dry_run)
+    if dry_run:
+        up.dry_run(settings.load(), console)
+        return
+    if not up.up(settings.load(), Console()).ok:
+        raise UserError("Not every signal arrived: the red rows above say which and what was seen last.")
+
+
+@main.command()
+def down() -> None:
+    """Stop everything; data and models stay."""
+    loaded = settings.load()
+    stopped = _known_stack(loaded).tear_down(lambda name: print(f"stopped {name}"))
+    print("Nothing is left running." if stopped else "Nothing was running.")
+
+
+@main.command()
+@click.pass_context
+def clean(context: click.Context) -> None:
+    """Stop everything and forget data, secrets and models."""
+    context.invoke(down)
+    up.clean(settings.load())
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def status(as_json: bool) -> None:
+    """State of every component; exit status 1 when one is not ready."""
+    loaded = settings.load()
+    the_stack = _known_stack(loaded)
+    statuses = the_stack.status()
+    versions = build.server_versions()
+    if as_json:
+        fields = ("pid", "ready", "url", "state", "detail")
+        answer = {
+            s.name: {**{name: getattr(s, name) for name in fields}, "version": versions.get(s.name, "")}
+            for s in statuses
+        }
+        print(json.dumps({"components": answer}, indent=2))
+    else:
+        console = Console()
+        console.print(tables.status_table(statuses, versions, the_stack.resident_bytes()))
+        note = up.grafana_file(loaded)
+        if note.exists():
+            console.print(f"Without Grafana: {note.read_text()}")
+    sys.exit(0 if all(s.ready for s in statuses) else 1)
+
+
+@main.command()
+def env() -> None:
+    """Addresses and the read-only S3 user as KEY=VALUE lines."""
+    print("\n".join(_target(settings.load()).lines()))
+
+
+@main.command()
+@click.argument("name")
+@click.option("-n", "--lines", default=40, show_default=True, help="How many lines from the end.")
+@click.option("-f", "--follow", is_flag=True, help="Go on printing what comes.")
+def logs(name: str, lines: int, follow: bool) -> None:
+    """Print the end of a component's log."""
+    loaded = settings.load()
+    files = {component.name: component.log for component in _known_stack(loaded).components}
+    files["supervisord"] = loaded.logs_dir / "supervisord.log"
+    if name not in files:
+        raise UserError(f"There is no component {name!r}: take one of {', '.join(sorted(files))}.")
+    if not files[name].exists():
+        raise UserError(f"{name} has no log yet, {files[name]}: start the stack with `make up`.")
+    command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(files[name])]
+    sys.exit(subprocess.run(command, check=False).returncode)
+
+
+@main.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.option("--timeout", default=TIMEOUT, show_default=True, help="Seconds until a signal counts as lost.")
+def verify_command(as_json: bool, timeout: float) -> None:
+    """Make predictions and find each signal where it belongs; exit status 1 when a row is red."""
+    console = Console(stderr=as_json)
+    found: list[str] = []
+
+    with console.status("looking") as spinner:
+
+        def progress(row: Row) -> None:
+            found.append(row.name)
+            spinner.update(f"{len(found)} rows known, newest: {row.name}")
+
+        report = verify(_target(settings.load()), timeout=timeout, report=progress)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        console.print(tables.verify_table(report))
+    sys.exit(0 if report.ok else 1)
+
+
+def _control(verb: str, action: Callable[[stack.Stack, str], None]) -> None:
+    @main.command(verb, help=f"{verb.capitalize()} one component.")
+    @click.argument("name")
+    def command(name: str) -> None:
+        the_stack = _known_stack(settings.load())
+        known = [component.name for component in the_stack.components]
+        if name not in known:
+            raise UserError(f"There is no component {name!r}: take one of {', '.join(known)}.")
+        if the_stack.supervisor.pid() is None:
+            raise UserError("The stack does not run: start it with `make up`.")
+        action(the_stack, name)
+
+
+_control("stop", lambda the_stack, name: the_stack.supervisor.stop(name))
+_control("start", lambda the_stack, name: the_stack.start(name))
+
+
+def _known_stack(loaded: Settings) -> stack.Stack:
+    """The stack as it was started, without building or fetching anything."""
+    programs = {name: Path(name) for name in build.program_names()}
+    home = None if up.grafana_file(loaded).exists() else grafana.GrafanaHome.planned()
+    file = up.credentials_file(loaded)
+    secrets = credentials.load_or_create(file) if file.exists() else credentials.Credentials()
+    return stack.Stack(loaded, components.build(loaded, secrets, programs, home))
+
+
+def _target(loaded: Settings) -> target.Target:
+    secrets = credentials.load(up.credentials_file(loaded))
+    return target.local(loaded, secrets, grafana=not up.grafana_file(loaded).exists())

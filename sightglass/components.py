@@ -1,0 +1,367 @@
+"""The programs of a stack on one machine: what is started, with which environment, and when it is ready."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from sightglass import settings as names
+from sightglass import storage
+from sightglass.credentials import Credentials, S3User
+from sightglass.grafana import GrafanaHome
+from sightglass.settings import HOST, REPOSITORY, Settings
+
+HELM_CONFIG = REPOSITORY / "helm-config"
+COLLECTOR_CONFIG = REPOSITORY / "collector-config" / "collector.yaml"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One supervised program."""
+
+    name: str
+    command: list[str]
+    ready_url: str
+    """Answers 200 when the program can do its work."""
+    url: str
+    """What a person or a client opens."""
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    """Components that must be ready first."""
+    feeds: tuple[str, ...] = ()
+    """Components that its data goes to: it is stopped before them, so that what it still holds arrives."""
+    files: tuple[Path, ...] = ()
+    """Native configuration: a change of their content restarts the program."""
+    prepare: Callable[[], None] | None = None
+    """Runs before the start, e.g. creates folders."""
+    finish: Callable[[], None] | None = None
+    """Runs once the program is ready, before those that come after it."""
+    stop_seconds: int = 10
+    """How long the program may take after SIGTERM before it is killed."""
+
+    def digest(self) -> str:
+        """Sum over the native configuration files."""
+        total = hashlib.sha256()
+        for file in self.files:
+            total.update(file.read_bytes())
+        return total.hexdigest()
+
+
+def build(
+    settings: Settings, credentials: Credentials, programs: Mapping[str, Path], grafana: GrafanaHome | None
+) -> list[Component]:
+    """All components of the stack in start order; Grafana only where it could be had."""
+    maker = _Maker(settings, credentials, programs)
+    components = [
+        maker.minio(),
+        maker.alertmanager(),
+        maker.prometheus(),
+        maker.loki(),
+        maker.tempo(),
+        maker.collector(),
+        maker.promtail(),
+        maker.service(),
+    ]
+    if grafana is not None:
+        components.append(maker.grafana(grafana))
+    return components
+
+
+def service_environment(settings: Settings) -> dict[str, str]:
+    """What the service and its training need to find their model store."""
+    return {"BENTOML_HOME": str(settings.models_dir), "BENTOML_DO_NOT_TRACK": "True"}
+
+
+@dataclass(frozen=True)
+class _Maker:
+    settings: Settings
+    credentials: Credentials
+    programs: Mapping[str, Path]
+
+    @property
+    def _ports(self) -> dict[str, int]:
+        return self.settings.ports
+
+    def _listen(self, *ports: str) -> dict[str, str]:
+        listen = {"LISTEN_ADDRESS": HOST, "ADVERTISE_ADDRESS": HOST}
+        return listen | {f"{name.upper()}_PORT": str(self._ports[name]) for name in ports}
+
+    def _s3(self, user: S3User) -> dict[str, str]:
+        return {
+            "S3_ENDPOINT": self._address("minio"),
+            "S3_REGION": names.S3_REGION,
+            "S3_INSECURE": "true",
+            "S3_ACCESS_KEY": user.access_key,
+            "S3_SECRET_KEY": user.secret_key,
+        }
+
+    def _address(self, port: str) -> str:
+        return f"{HOST}:{self._ports[port]}"
+
+    def _log(self, name: str) -> Path:
+        return self.settings.logs_dir / f"{name}.log"
+
+    def _folder(self, name: str) -> Callable[[], None]:
+        return lambda: self.settings.data_dir(name).mkdir(parents=True, exist_ok=True)
+
+    def minio(self) -> Component:
+        url = self.settings.url("minio")
+        data = self.settings.data_dir("minio")
+        return Component(
+            name="minio",
+            command=[
+                *(str(self.programs["minio"]), "server", str(data)),
+                *("--address", self._address("minio"), "--console-address", self._address("minio_console")),
+            ],
+            environment={
+                "MINIO_ROOT_USER": self.credentials.root.access_key,
+                "MINIO_ROOT_PASSWORD": self.credentials.root.secret_key,
+                "MINIO_REGION": names.S3_REGION,
+                "MINIO_UPDATE": "off",
+                "GOMEMLIMIT": "200MiB",
+            },
+            ready_url=f"{url}/minio/health/ready",
+            url=url,
+            log=self._log("minio"),
+            prepare=self._folder("minio"),
+            finish=lambda: storage.provision(self._address("minio"), self.credentials, self.settings.run_dir),
+        )
+
+    def prometheus(self) -> Component:
+        url = self.settings.url("prometheus")
+        native = sorted((HELM_CONFIG / "prometheus").glob("*.yaml"))
+        folder = self.settings.run_dir / "prometheus"
+        return Component(
+            name="prometheus",
+            command=[
+                str(self.programs["prometheus"]),
+                f"--config.file={folder / 'prometheus.yaml'}",
+                f"--storage.tsdb.path={self.settings.data_dir('prometheus')}",
+                "--storage.tsdb.retention.time=15d",
+                f"--web.listen-address={self._address('prometheus')}",
+                "--web.enable-otlp-receiver",
+                "--enable-feature=exemplar-storage",
+                "--rules.alert.resend-delay=1s",
+                "--log.format=json",
+            ],
+            ready_url=f"{url}/-/ready",
+            url=url,
+            log=self._log("prometheus"),
+            after=("alertmanager",),
+            feeds=("alertmanager",),
+            files=tuple(native),
+            prepare=lambda: self._prometheus_folder(folder, native),
+            environment={"GOMEMLIMIT": "300MiB"},
+        )
+
+    def _prometheus_folder(self, folder: Path, native: list[Path]) -> None:
+        """Put the targets files beside the native ones: Prometheus takes paths relative to its configuration."""
+        self._folder("prometheus")()
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.iterdir():
+            stale.unlink()
+        for file in native:
+            (folder / file.name).symlink_to(file)
+        servers = {
+            "prometheus": "prometheus",
+            "alertmanager": "alertmanager",
+            "loki": "loki_http",
+            "tempo": "tempo_http",
+            "promtail": "promtail_http",
+        }
+        self._targets(folder / "servers.targets.yaml", servers)
+        self._targets(folder / "minio.targets.yaml", {"minio": "minio"})
+        self._targets(folder / "alertmanagers.targets.yaml", {"alertmanager": "alertmanager"})
+        token = folder / "minio.token"
+        token.touch(mode=0o600)
+        token.write_text(storage.metrics_token(self.credentials.metrics))
+
+    def _targets(self, file: Path, ports: Mapping[str, str]) -> None:
+        groups = [
+            {"targets": [self._address(port)], "labels": {"service_name": component}}
+            for component, port in ports.items()
+        ]
+        file.write_text(yaml.safe_dump(groups))
+
+    def alertmanager(self) -> Component:
+        url = self.settings.url("alertmanager")
+        native = HELM_CONFIG / "alertmanager" / "alertmanager.yaml"
+        return Component(
+            name="alertmanager",
+            command=[
+                str(self.programs["alertmanager"]),
+                f"--config.file={native}",
+                f"--storage.path={self.settings.data_dir('alertmanager')}",
+                f"--web.listen-address={self._address('alertmanager')}",
+                "--cluster.listen-address=",
+                "--log.format=json",
+            ],
+            ready_url=f"{url}/-/ready",
+            url=url,
+            log=self._log("alertmanager"),
+            files=(native,),
+            prepare=self._folder("alertmanager"),
+        )
+
+    def loki(self) -> Component:
+        url = self.settings.url("loki_http")
+        native = HELM_CONFIG / "loki" / "loki.yaml"
+        return Component(
+            name="loki",
+            command=[str(self.programs["loki"]), f"-config.file={native}", "-config.expand-env=true"],
+            environment={
+                **self._listen("loki_http", "loki_grpc"),
+                **self._s3(self.credentials.loki),
+                "LOKI_S3_BUCKET": names.LOKI_BUCKET,
+                "LOKI_DATA_DIR": str(self.settings.data_dir("loki")),
+                "GOMEMLIMIT": "300MiB",
+            },
+            ready_url=f"{url}/ready",
+            url=url,
+            log=self._log("loki"),
+            after=("minio",),
+            feeds=("minio",),
+            files=(native,),
+            prepare=self._folder("loki"),
+            stop_seconds=30,
+        )
+
+    def tempo(self) -> Component:
+        url = self.settings.url("tempo_http")
+        native = HELM_CONFIG / "tempo" / "tempo.yaml"
+        return Component(
+            name="tempo",
+            command=[str(self.programs["tempo"]), f"-config.file={native}", "-config.expand-env=true"],
+            environment={
+                **self._listen("tempo_http", "tempo_grpc", "tempo_otlp_grpc"),
+                **self._s3(self.credentials.tempo),
+                "TEMPO_S3_BUCKET": names.TEMPO_BUCKET,
+                "TEMPO_DATA_DIR": str(self.settings.data_dir("tempo")),
+                "GOMEMLIMIT": "300MiB",
+            },
+            ready_url=f"{url}/ready",
+            url=url,
+            log=self._log("tempo"),
+            after=("minio",),
+            feeds=("minio",),
+            files=(native,),
+            prepare=self._folder("tempo"),
+            stop_seconds=60,
+        )
+
+    def collector(self) -> Component:
+        queue = self.settings.data_dir("collector")
+        return Component(
+            name="collector",
+            command=[str(self.programs["otelcol"]), f"--config={COLLECTOR_CONFIG}"],
+            environment={
+                **self._listen(
+                    "collector_otlp_grpc",
+                    "collector_otlp_http",
+                    "collector_loki",
+                    "collector_health",
+                    "collector_metrics",
+                ),
+                "COLLECTOR_QUEUE_DIR": str(queue),
+                "COLLECTOR_MEMORY_MIB": "400",
+                "TEMPO_OTLP_GRPC_ADDRESS": self._address("tempo_otlp_grpc"),
+                "LOKI_URL": self.settings.url("loki_http"),
+                "PROMETHEUS_URL": self.settings.url("prometheus"),
+                "SERVICE_NAMESPACE": names.NAMESPACE,
+                "DEPLOYMENT_ENVIRONMENT": self.settings.environment,
+            },
+            ready_url=self.settings.url("collector_health"),
+            url=self.settings.url("collector_otlp_http"),
+            log=self._log("collector"),
+            after=("loki", "tempo", "prometheus"),
+            feeds=("loki", "tempo", "prometheus"),
+            files=(COLLECTOR_CONFIG,),
+            prepare=self._folder("collector"),
+            stop_seconds=20,
+        )
+
+    def promtail(self) -> Component:
+        url = self.settings.url("promtail_http")
+        native = HELM_CONFIG / "promtail" / "promtail.yaml"
+        return Component(
+            name="promtail",
+            command=[str(self.programs["promtail"]), f"-config.file={native}", "-config.expand-env=true"],
+            environment={
+                **self._listen("promtail_http", "promtail_grpc"),
+                "PROMTAIL_POSITIONS_FILE": str(self.settings.data_dir("promtail") / "positions.yaml"),
+                "PROMTAIL_LOG_GLOB": str(self.settings.service_logs_dir / "*.log"),
+                "COLLECTOR_LOKI_URL": self.settings.url("collector_loki"),
+            },
+            ready_url=f"{url}/ready",
+            url=url,
+            log=self._log("promtail"),
+            after=("collector",),
+            feeds=("collector",),
+            files=(native,),
+            prepare=self._promtail_folder,
+        )
+
+    def _promtail_folder(self) -> None:
+        self._folder("promtail")()
+        # Promtail is not ready before it has a file to tail.
+        self._service_log.parent.mkdir(parents=True, exist_ok=True)
+        self._service_log.touch(mode=0o600)
+
+    @property
+    def _service_log(self) -> Path:
+        return self.settings.service_logs_dir / f"{names.SERVICE}.log"
+
+    def service(self) -> Component:
+        url = self.settings.url("service")
+        return Component(
+            name=names.SERVICE,
+            command=[
+                *(sys.executable, "-m", "bentoml", "serve", "text_classifier.service:TextClassifier"),
+                *("--working-dir", str(REPOSITORY / "example-service")),
+                *("--host", HOST, "--port", str(self._ports["service"])),
+            ],
+            environment={
+                **service_environment(self.settings),
+                "OTEL_SERVICE_NAME": names.SERVICE,
+                "OTEL_RESOURCE_ATTRIBUTES": (
+                    f"service.namespace={names.NAMESPACE},deployment.environment.name={self.settings.environment}"
+                ),
+                "OTEL_EXPORTER_OTLP_ENDPOINT": self.settings.url("collector_otlp_http"),
+            },
+            ready_url=f"{url}/readyz",
+            url=url,
+            log=self._service_log,
+            feeds=("promtail", "collector"),
+            stop_seconds=20,
+        )
+
+    def grafana(self, home: GrafanaHome) -> Component:
+        url = self.settings.url("grafana")
+        folder = HELM_CONFIG / "grafana"
+        native = folder / "grafana.ini"
+        return Component(
+            name="grafana",
+            command=[*home.command, "--homepath", str(home.path), "--config", str(native)],
+            environment={
+                "GF_SERVER_HTTP_ADDR": HOST,
+                "GF_SERVER_HTTP_PORT": str(self._ports["grafana"]),
+                "GF_PATHS_DATA": str(self.settings.data_dir("grafana")),
+                "GF_PATHS_LOGS": str(self.settings.data_dir("grafana") / "log"),
+                "GF_PATHS_PLUGINS": str(self.settings.data_dir("grafana") / "plugins"),
+                "GF_PATHS_PROVISIONING": str(folder / "provisioning"),
+                "GF_SECURITY_ADMIN_PASSWORD": self.credentials.grafana_admin_password,
+                "LOKI_URL": self.settings.url("loki_http"),
+                "TEMPO_URL": self.settings.url("tempo_http"),
+                "PROMETHEUS_URL": self.settings.url("prometheus"),
+                "ALERTMANAGER_URL": self.settings.url("alertmanager"),
+            },
+            ready_url=f"{url}/api/health",
+            url=url,
+            log=self._log("grafana"),
+            files=(native, *sorted((folder / "provisioning").rglob("*.yaml"))),
+            prepare=self._folder("grafana"),
+        )

@@ -1,0 +1,36 @@
+"""Ends the stack's programs when the runner was killed: nobody else would.
+
+Runs as one of the runner's programs, so that the runner starts it again should it die first.
+"""
+
+import logging
+import os
+import sys
+import time
+
+from sightglass import processes
+
+GRACE = 10.0
+"""Seconds between SIGTERM and SIGKILL."""
+INTERVAL = 0.25
+"""Seconds between two looks at the parent."""
+
+
+def main(marker: str, log: str) -> None:
+    """Wait for the parent process to end, then end every process that carries the marker.
+
+    What it has to say goes to the file ``log``: its standard output leads to the runner, which is gone by then.
+    """
+    logging.basicConfig(filename=log, format="%(asctime)s %(message)s", level=logging.INFO)
+    parent = os.getppid()
+    logging.info("watching the runner, pid %d", parent)
+    # A dead parent may stay a zombie for ever, but it is the parent no more.
+    while os.getppid() == parent:
+        time.sleep(INTERVAL)
+    logging.warning("the runner is gone without having stopped its programs")
+    count = processes.end(lambda found: found == marker, GRACE)
+    logging.warning("ended %d processes", count)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,68 @@
+"""MinIO's buckets and users: each server has a user of its own that may touch its own bucket only."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jwt
+from minio import Minio
+from minio.credentials import StaticProvider
+from minio.minioadmin import MinioAdmin
+
+from sightglass import settings
+from sightglass.credentials import Credentials, S3User
+
+_READ = ("s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation")
+_WRITE = ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+TOKEN_LIFETIME = 10 * 365 * 24 * 3600
+"""Seconds that the token for MinIO's own metrics is good for; it is made anew with every start."""
+
+
+def _policy(actions: Sequence[str], buckets: Sequence[str]) -> dict[str, Any]:
+    resources = [f"arn:aws:s3:::{bucket}{tail}" for bucket in buckets for tail in ("", "/*")]
+    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": resources}]}
+
+
+BUCKETS = (settings.LOKI_BUCKET, settings.TEMPO_BUCKET)
+POLICIES: dict[str, dict[str, Any]] = {
+    "loki": _policy([*_READ, *_WRITE], [settings.LOKI_BUCKET]),
+    "tempo": _policy([*_READ, *_WRITE], [settings.TEMPO_BUCKET]),
+    "reader": _policy(_READ, BUCKETS),
+    "metrics": {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["admin:Prometheus"]}]},
+}
+"""MinIO policy by the name of the user that has it."""
+
+
+def client(endpoint: str, user: S3User) -> Minio:
+    """S3 client for ``host:port``."""
+    return Minio(
+        endpoint, access_key=user.access_key, secret_key=user.secret_key, secure=False, region=settings.S3_REGION
+    )
+
+
+def provision(endpoint: str, credentials: Credentials, work_dir: Path) -> None:
+    """Create the buckets, policies and users at ``host:port`` that are not there yet; safe to repeat."""
+    root = client(endpoint, credentials.root)
+    for bucket in BUCKETS:
+        if not root.bucket_exists(bucket_name=bucket):
+            root.make_bucket(bucket_name=bucket)
+    provider = StaticProvider(credentials.root.access_key, credentials.root.secret_key)
+    admin = MinioAdmin(endpoint=endpoint, credentials=provider, secure=False, region=settings.S3_REGION)
+    users = json.loads(admin.user_list())
+    for name, policy in POLICIES.items():
+        user: S3User = getattr(credentials, name)
+        file = work_dir / f"{name}.policy.json"
+        file.write_text(json.dumps(policy))
+        admin.policy_add(policy_name=name, policy_file=str(file))
+        if user.access_key not in users:
+            admin.user_add(access_key=user.access_key, secret_key=user.secret_key)
+        if users.get(user.access_key, {}).get("policyName") != name:
+            admin.policy_set(policy_name=name, user=user.access_key)
+
+
+def metrics_token(user: S3User) -> str:
+    """Bearer token for MinIO's metrics, in the form its own ``mc admin prometheus generate`` gives out."""
+    claims = {"sub": user.access_key, "iss": "prometheus", "exp": int(time.time()) + TOKEN_LIFETIME}
+    return jwt.encode(claims, user.secret_key, algorithm="HS512")

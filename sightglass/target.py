@@ -1,0 +1,55 @@
+"""Where a stack can be reached: the few lines that differ between one machine and Kubernetes."""
+
+from dataclasses import dataclass, fields
+
+from minio import Minio
+
+from sightglass import settings as names
+from sightglass.credentials import Credentials, S3User
+from sightglass.settings import HOST, Settings
+from sightglass.storage import client
+
+
+@dataclass(frozen=True)
+class Target:
+    """Addresses and the read-only S3 user of a stack; a variable in the environment has the field's name in capitals."""
+
+    service_url: str
+    loki_url: str
+    tempo_url: str
+    prometheus_url: str
+    alertmanager_url: str
+    otlp_http_url: str
+    otlp_grpc_url: str
+    s3_endpoint: str
+    s3_access_key: str
+    s3_secret_key: str
+    s3_region: str
+    grafana_url: str = ""
+
+    def lines(self) -> list[str]:
+        """KEY=VALUE lines; what does not run has none."""
+        values = ((f.name.upper(), getattr(self, f.name)) for f in fields(self))
+        return [f"{name}={value}" for name, value in values if value]
+
+    def s3(self) -> Minio:
+        """S3 client of the read-only user."""
+        return client(self.s3_endpoint.removeprefix("http://"), S3User(self.s3_access_key, self.s3_secret_key))
+
+
+def local(settings: Settings, credentials: Credentials, *, grafana: bool) -> Target:
+    """The stack on this machine."""
+    return Target(
+        service_url=settings.url("service"),
+        loki_url=settings.url("loki_http"),
+        tempo_url=settings.url("tempo_http"),
+        prometheus_url=settings.url("prometheus"),
+        alertmanager_url=settings.url("alertmanager"),
+        otlp_http_url=settings.url("collector_otlp_http"),
+        otlp_grpc_url=f"http://{HOST}:{settings.ports['collector_otlp_grpc']}",
+        s3_endpoint=settings.url("minio"),
+        s3_access_key=credentials.reader.access_key,
+        s3_secret_key=credentials.reader.secret_key,
+        s3_region=names.S3_REGION,
+        grafana_url=settings.url("grafana") if grafana else "",
+    )

@@ -1,0 +1,1 @@
+"""Proof that every signal arrives: real predictions, each looked for in the server where it belongs."""

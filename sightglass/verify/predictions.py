@@ -1,0 +1,57 @@
+"""Real predictions with trace ids of our own, to be found again."""
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from sightglass.polling import NotYet
+
+TEXTS = (
+    "The goalie stopped every shot in the third period and the playoffs are back in our rink.",
+    "After the oil change my sedan's engine still knocks when the transmission shifts down.",
+    "He pitched seven innings without a run before the bullpen gave up a double.",
+    "I lean into the corner, roll on the throttle and the bike holds its line; wear a helmet.",
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A request that was answered with 200; ``sent`` is nanoseconds since the epoch."""
+
+    trace_id: str
+    parent_id: str
+    sent: int
+    answer: dict[str, Any]
+    headers: dict[str, str]
+
+    @property
+    def prediction_id(self) -> str:
+        """The id that the service gave this prediction."""
+        return str(self.answer["prediction_id"])
+
+
+def traceparent(trace_id: str, parent_id: str, *, sampled: bool = True) -> str:
+    """W3C trace context header."""
+    return f"00-{trace_id}-{parent_id}-{'01' if sampled else '00'}"
+
+
+def predict(service_url: str, text: str = TEXTS[0], *, timeout: float = 10.0, sampled: bool = True) -> Prediction:
+    """Ask for one prediction; :class:`NotYet` with the reason when there is none."""
+    trace_id, parent_id = secrets.token_hex(16), secrets.token_hex(8)
+    sent = time.time_ns()
+    try:
+        answer = httpx.post(
+            f"{service_url}/predict",
+            json={"text": text},
+            headers={"traceparent": traceparent(trace_id, parent_id, sampled=sampled)},
+            timeout=timeout,
+            trust_env=False,
+        )
+    except httpx.HTTPError as error:
+        raise NotYet(f"the service does not answer at {service_url} ({type(error).__name__})") from None
+    if answer.status_code != 200:
+        raise NotYet(f"the service answered {answer.status_code}: {answer.text[:200]}")
+    return Prediction(trace_id, parent_id, sent, answer.json(), dict(answer.headers))

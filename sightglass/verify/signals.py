@@ -1,0 +1,238 @@
+"""One check a signal: given predictions that were just made, find their traces in the server they belong to."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from minio.error import MinioException
+from urllib3.exceptions import HTTPError
+
+from ml_telemetry import signals
+from sightglass import settings as names
+from sightglass.backends import Alertmanager, Loki, LogLine, Prometheus, Span, Tempo
+from sightglass.polling import Never, NotYet
+from sightglass.target import Target
+from sightglass.verify.predictions import Prediction
+
+SECOND = 1_000_000_000
+HTTP_COUNT = "http_server_request_duration_seconds_count"
+PREDICTIONS = "ml_predictions_total"
+
+
+class Evidence:
+    """What the checks share: the predictions of this run, and what the counters were before them."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.tempo = Tempo(target.tempo_url)
+        self.loki = Loki(target.loki_url)
+        self.prometheus = Prometheus(target.prometheus_url)
+        self.alertmanager = Alertmanager(target.alertmanager_url)
+        self.began = time.time_ns()
+        self.predictions: list[Prediction] = []
+        self.problem = "no prediction was made"
+        self.before: dict[str, dict[str, float]] = {}
+
+    def read_counters(self) -> None:
+        """Remember the counters as they are before the predictions; nothing when Prometheus is away."""
+        for name in (HTTP_COUNT, PREDICTIONS):
+            try:
+                self.before[name] = self._by_instance(name)
+            except NotYet:
+                return
+
+    def made(self) -> list[Prediction]:
+        """The predictions of this run, of which there is at least one."""
+        if not self.predictions:
+            raise Never(self.problem)
+        return self.predictions
+
+    def counted(self, name: str) -> str:
+        """Require that one instance's counter grew by at least our predictions."""
+        count = len(self.made())
+        if name not in self.before:
+            raise NotYet(f"prometheus did not answer before the predictions were made: {self.target.prometheus_url}")
+        now = self._by_instance(name)
+        grown = max((value - self.before[name].get(key, 0.0) for key, value in now.items()), default=0.0)
+        if grown < count:
+            raise NotYet(f"{name} grew by {grown:g}, not by {count}")
+        return f"{name} +{grown:g}"
+
+    def log_lines(self, prediction: Prediction) -> list[LogLine]:
+        """All lines of the service that carry the prediction's trace id."""
+        query = f'{{service_name="{names.SERVICE}"}} | trace_id="{prediction.trace_id}"'
+        return self.loki.lines(query, start=prediction.sent - 60 * SECOND, end=time.time_ns() + 60 * SECOND)
+
+    def _by_instance(self, name: str) -> dict[str, float]:
+        query = f'sum by (service_instance_id) ({name}{{service_name="{names.SERVICE}"}})'
+        return {sample.labels.get("service_instance_id", ""): sample.value for sample in self.prometheus.query(query)}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A row of ``verify``: raises :class:`NotYet` until the signal is there, then returns a detail."""
+
+    kind: str
+    name: str
+    backend: str
+    needs: tuple[str, ...]
+    """Components whose failure turns this row red, and no other's."""
+    find: Callable[[Evidence], str]
+
+
+def expect_tree(spans: list[Span], prediction: Prediction) -> str:
+    """Require the contract's span tree under the caller's own span."""
+    by_id = {span.span_id: span for span in spans}
+    found = {(span.name, by_id[span.parent_id].name if span.parent_id in by_id else None) for span in spans}
+    missing = signals.REQUEST_SPAN_TREE - found
+    if missing:
+        raise NotYet(f"trace {prediction.trace_id} lacks {sorted(missing, key=str)}")
+    root = next(span for span in spans if span.name == signals.REQUEST_SPAN)
+    if root.parent_id != prediction.parent_id:
+        raise NotYet(f"the parent of {root.name} is {root.parent_id}, not the caller's {prediction.parent_id}")
+    return f"{len(spans)} spans"
+
+
+def trace_by_id(evidence: Evidence) -> str:
+    """Tempo returns the span tree of each prediction."""
+    return [expect_tree(evidence.tempo.trace(p.trace_id), p) for p in evidence.made()][-1]
+
+
+def trace_by_search(evidence: Evidence) -> str:
+    """TraceQL finds each prediction's trace by its prediction id."""
+    for prediction in evidence.made():
+        second = prediction.sent // SECOND
+        query = f'{{ span.ml.prediction.id = "{prediction.prediction_id}" }}'
+        found = evidence.tempo.search(query, start=second - 60, end=second + 600)
+        if found != [prediction.trace_id]:
+            raise NotYet(f"tempo's search found {found} for prediction {prediction.prediction_id}")
+    return "TraceQL by ml.prediction.id"
+
+
+def log_line(evidence: Evidence) -> str:
+    """Loki has exactly one line of each prediction, with the ids in its structured metadata."""
+    for prediction in evidence.made():
+        lines = evidence.log_lines(prediction)
+        if len(lines) != 1:
+            raise NotYet(f"loki has {len(lines)} lines of trace {prediction.trace_id}, not 1")
+        found = lines[0].labels.get("ml_prediction_id")
+        if found != prediction.prediction_id:
+            raise NotYet(f"the line's ml_prediction_id is {found}, not {prediction.prediction_id}")
+    return "once, by trace_id"
+
+
+def exemplar(evidence: Evidence) -> str:
+    """An exemplar of the request histogram carries the trace id of one of the predictions."""
+    ours = {prediction.trace_id for prediction in evidence.made()}
+    selector = f'http_server_request_duration_seconds_bucket{{service_name="{names.SERVICE}"}}'
+    now = time.time()
+    found = evidence.prometheus.exemplars(selector, start=evidence.began / SECOND - 60, end=now + 60)
+    ids = {item.labels.get("trace_id") for item in found}
+    if not ids & ours:
+        raise NotYet(f"none of {len(ids)} exemplars is of this run")
+    return f"{len(ids & ours)} of {len(ours)} traces"
+
+
+def fresh_series(name: str, labels: str) -> Callable[[Evidence], str]:
+    """A check that a series' newest sample is younger than this run."""
+
+    def find(evidence: Evidence) -> str:
+        newest = evidence.prometheus.query(f"max(timestamp({name}{labels}))")
+        if not newest:
+            raise NotYet(f"prometheus has no {name}{labels} within five minutes")
+        age = time.time() - newest[0].value
+        if newest[0].value * SECOND < evidence.began:
+            raise NotYet(f"the newest {name} is {age:.0f} s old, from before this run")
+        return name
+
+    return find
+
+
+def trace_block(evidence: Evidence) -> str:
+    """Tempo wrote a block that covers the predictions to its bucket."""
+    trace_by_id(evidence)
+    evidence.tempo.flush()
+    bucket = names.TEMPO_BUCKET
+    for name, body in _new_objects(evidence, bucket, suffix="/meta.json"):
+        meta = json.loads(body)
+        if _nanoseconds(meta["endTime"]) // SECOND >= evidence.predictions[-1].sent // SECOND:
+            return f"{bucket}/{name}"
+    raise NotYet(f"bucket {bucket} has no block of this run yet")
+
+
+def log_chunk(evidence: Evidence) -> str:
+    """Loki wrote a chunk that covers the predictions to its bucket."""
+    log_line(evidence)
+    evidence.loki.flush()
+    bucket = names.LOKI_BUCKET
+    sent = evidence.predictions[-1].sent // 1_000_000
+    for name, _ in _new_objects(evidence, bucket, prefix="fake/"):
+        # tenant/fingerprint/from:through:checksum, milliseconds since the epoch in hexadecimal
+        through = name.rsplit("/", 1)[-1].split(":")
+        if len(through) == 3 and int(through[1], 16) >= sent:
+            return f"{bucket}/{name}"
+    raise NotYet(f"bucket {bucket} has no chunk of this run yet")
+
+
+def watchdog(evidence: Evidence) -> str:
+    """The alert that always fires went from Prometheus to Alertmanager since this run began."""
+    for alert in evidence.alertmanager.alerts():
+        if alert["labels"].get("alertname") == "Watchdog":
+            heard = _nanoseconds(alert["updatedAt"])
+            if heard < evidence.began:
+                age = (time.time_ns() - heard) / SECOND
+                raise NotYet(f"alertmanager last heard of the Watchdog {age:.0f} s ago: prometheus sends nothing")
+            return "Watchdog"
+    raise NotYet("alertmanager has no Watchdog alert")
+
+
+def _new_objects(evidence: Evidence, bucket: str, *, prefix: str = "", suffix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Name and content of the objects that were written since the run began."""
+    s3 = evidence.target.s3()
+    began = datetime.fromtimestamp(evidence.began // SECOND, tz=UTC)
+    try:
+        for found in s3.list_objects(bucket_name=bucket, prefix=prefix, recursive=True):
+            if found.object_name.endswith(suffix) and found.last_modified >= began:
+                answer = s3.get_object(bucket_name=bucket, object_name=found.object_name)
+                try:
+                    yield found.object_name, answer.read()
+                finally:
+                    answer.close()
+                    answer.release_conn()
+    except (MinioException, HTTPError, OSError) as error:
+        reason = getattr(error, "code", type(error).__name__)
+        raise NotYet(f"minio does not list bucket {bucket} at {evidence.target.s3_endpoint} ({reason})") from None
+
+
+def _nanoseconds(rfc3339: str) -> int:
+    return int(datetime.fromisoformat(rfc3339).timestamp() * SECOND)
+
+
+_SERVICE = names.SERVICE
+_TRACES = (_SERVICE, "collector", "tempo")
+_LOGS = (_SERVICE, "promtail", "collector", "loki")
+_METRICS = (_SERVICE, "collector", "prometheus")
+
+CHECKS = (
+    Check("signal", "traces by id", "tempo", _TRACES, trace_by_id),
+    Check("signal", "traces by search", "tempo", _TRACES, trace_by_search),
+    Check("signal", "logs", "loki", _LOGS, log_line),
+    Check("signal", "metrics: counter", "prometheus", _METRICS, lambda evidence: evidence.counted(PREDICTIONS)),
+    Check("signal", "metrics: histogram", "prometheus", _METRICS, lambda evidence: evidence.counted(HTTP_COUNT)),
+    Check("signal", "metrics: exemplar", "prometheus", _METRICS, exemplar),
+    Check(
+        *("signal", "host metrics", "prometheus"),
+        ("collector", "prometheus"),
+        fresh_series("system_memory_usage_bytes", '{service_name="host"}'),
+    ),
+    Check(
+        *("signal", "collector metrics", "prometheus"),
+        ("collector", "prometheus"),
+        fresh_series("otelcol_process_uptime_seconds_total", '{job="collector"}'),
+    ),
+    Check("signal", "alerts", "alertmanager", ("prometheus", "alertmanager"), watchdog),
+    Check("signal", "trace blocks", "minio", (*_TRACES, "minio"), trace_block),
+    Check("signal", "log chunks", "minio", (*_LOGS, "minio"), log_chunk),
+)
