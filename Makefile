@@ -1,2 +1,64 @@
-lock: ## resolve the Python dependencies anew
-	uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --universal --python-version 3.11 --quiet --custom-compile-command "make lock" -o requirements.txt
+# Commands for people; everything longer than a line is Python (`python -m sightglass --help`).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m sightglass
+
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help up down clean status env logs verify load bench latency test unit integration check format lock
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+up: $(VENV)/ready ## build, train and start everything, then prove that every signal arrives
+	@$(RUN) up $(ARGS)
+
+down: $(VENV)/ready ## stop everything, keep the data
+	@$(RUN) down
+
+clean: $(VENV)/ready ## stop everything and forget data, secrets and models
+	@$(RUN) clean
+
+status: $(VENV)/ready ## state, memory, version and address of every component
+	@$(RUN) status $(ARGS)
+
+env: $(VENV)/ready ## addresses and the read-only S3 user as KEY=VALUE lines
+	@$(RUN) env
+
+logs: $(VENV)/ready ## the end of a component's log: make logs NAME=loki
+	@$(RUN) logs $(NAME) $(ARGS)
+
+verify: $(VENV)/ready ## make predictions and find every signal of them where it belongs
+	@$(RUN) verify $(ARGS)
+
+load: $(VENV)/ready ## real posts against the service: make load ARGS="--shape burst --duration 60"
+	@$(BIN)/python -m load_testing $(ARGS)
+
+bench: $(VENV)/ready ## throughput and p99 with telemetry, without, and against stock BentoML
+	@$(BIN)/python -m load_testing.overhead $(ARGS)
+
+latency: $(VENV)/ready ## seconds from emission to found over 100 requests on the running stack
+	@$(BIN)/python -m load_testing.latency $(ARGS)
+
+test: check unit integration ## everything: static checks, unit tests, integration tests on a stack of their own
+
+check: $(VENV)/ready ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+unit: $(VENV)/ready ## tests that need no stack
+	@$(BIN)/pytest tests/unit $(ARGS)
+
+integration: $(VENV)/ready ## tests that start a stack of their own, beside a running one
+	@$(BIN)/pytest tests/integration $(ARGS)
+
+format: $(VENV)/ready ## rewrite the code as ruff wants it
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+lock: $(VENV)/ready ## resolve the Python dependencies anew
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --universal \
+		--python-version 3.11 --quiet --custom-compile-command "make lock" -o requirements.txt
+
+$(VENV)/ready: requirements.txt pyproject.toml bootstrap.py
+	@$(PYTHON) bootstrap.py $(VENV)

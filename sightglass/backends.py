@@ -61,7 +61,9 @@ class Exemplar:
     value: float
 
 
-def get(server: str, url: str, params: Params | None = None, headers: Mapping[str, str] | None = None) -> httpx.Response:
+def get(
+    server: str, url: str, params: Params | None = None, headers: Mapping[str, str] | None = None
+) -> httpx.Response:
     """GET that ends in an answer of 200, or in :class:`NotYet`."""
     try:
         answer = httpx.get(url, params=params, headers=headers, timeout=TIMEOUT, trust_env=False)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from sightglass import build, components, credentials, grafana, settings, stack, tables, target, up
+from sightglass import components, credentials, servers, settings, stack, tables, target, up
 from sightglass.errors import UserError
 from sightglass.settings import Settings
 from sightglass.verify.run import TIMEOUT, Row, verify
@@ -65,7 +65,7 @@ def status(as_json: bool) -> None:
     loaded = settings.load()
     the_stack = _known_stack(loaded)
     statuses = the_stack.status()
-    versions = build.server_versions()
+    versions = servers.server_versions()
     if as_json:
         fields = ("pid", "ready", "url", "state", "detail")
         answer = {
@@ -146,11 +146,10 @@ _control("start", lambda the_stack, name: the_stack.start(name))
 
 def _known_stack(loaded: Settings) -> stack.Stack:
     """The stack as it was started, without building or fetching anything."""
-    programs = {name: Path(name) for name in build.program_names()}
-    home = None if up.grafana_file(loaded).exists() else grafana.GrafanaHome.planned()
+    home = None if up.grafana_file(loaded).exists() else up.PLANNED_GRAFANA
     file = up.credentials_file(loaded)
     secrets = credentials.load_or_create(file) if file.exists() else credentials.Credentials()
-    return stack.Stack(loaded, components.build(loaded, secrets, programs, home))
+    return stack.Stack(loaded, components.build(loaded, secrets, up.PLANNED_PROGRAMS, home))
 
 
 def _target(loaded: Settings) -> target.Target:

@@ -128,7 +128,7 @@ class _Maker:
             url=url,
             log=self._log("minio"),
             prepare=self._folder("minio"),
-            finish=lambda: storage.provision(self._address("minio"), self.credentials, self.settings.run_dir),
+            finish=lambda: storage.provision(self._address("minio"), self.credentials, data),
         )
 
     def prometheus(self) -> Component:

@@ -1,6 +1,9 @@
 """MinIO's buckets and users: each server has a user of its own that may touch its own bucket only."""
 
+import contextlib
+import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +12,12 @@ from typing import Any
 import jwt
 from minio import Minio
 from minio.credentials import StaticProvider
+from minio.error import MinioAdminException
 from minio.minioadmin import MinioAdmin
 
 from sightglass import settings
 from sightglass.credentials import Credentials, S3User
+from sightglass.errors import UserError
 
 _READ = ("s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation")
 _WRITE = ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
@@ -42,24 +47,40 @@ def client(endpoint: str, user: S3User) -> Minio:
     )
 
 
-def provision(endpoint: str, credentials: Credentials, work_dir: Path) -> None:
-    """Create the buckets, policies and users at ``host:port`` that are not there yet; safe to repeat."""
+def provision(endpoint: str, credentials: Credentials, data_dir: Path) -> None:
+    """Create the buckets, policies and users at ``host:port`` that are not there yet.
+
+    Encrypting each administrative request costs MinIO 64 MiB and a tenth of a second, so a file in ``data_dir``,
+    where MinIO keeps its data, remembers what was set.
+    """
+    users = {name: getattr(credentials, name) for name in POLICIES}
+    wanted = hashlib.sha256(repr((POLICIES, BUCKETS, users)).encode()).hexdigest()
+    done = data_dir / "sightglass-provisioned"
+    if done.exists() and done.read_text() == wanted:
+        return
     root = client(endpoint, credentials.root)
     for bucket in BUCKETS:
         if not root.bucket_exists(bucket_name=bucket):
             root.make_bucket(bucket_name=bucket)
     provider = StaticProvider(credentials.root.access_key, credentials.root.secret_key)
     admin = MinioAdmin(endpoint=endpoint, credentials=provider, secure=False, region=settings.S3_REGION)
-    users = json.loads(admin.user_list())
     for name, policy in POLICIES.items():
-        user: S3User = getattr(credentials, name)
-        file = work_dir / f"{name}.policy.json"
-        file.write_text(json.dumps(policy))
-        admin.policy_add(policy_name=name, policy_file=str(file))
-        if user.access_key not in users:
-            admin.user_add(access_key=user.access_key, secret_key=user.secret_key)
-        if users.get(user.access_key, {}).get("policyName") != name:
-            admin.policy_set(policy_name=name, user=user.access_key)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(policy, file)
+            file.flush()
+            admin.policy_add(policy_name=name, policy_file=file.name)
+        admin.user_add(access_key=users[name].access_key, secret_key=users[name].secret_key)
+        with contextlib.suppress(MinioAdminException):  # "already in effect" when it is repeated
+            admin.policy_set(policy_name=name, user=users[name].access_key)
+    _require_policies(admin)
+    done.write_text(wanted)
+
+
+def _require_policies(admin: MinioAdmin) -> None:
+    users = json.loads(admin.user_list())
+    wrong = [name for name in POLICIES if users.get(name, {}).get("policyName") != name]
+    if wrong:
+        raise UserError(f"MinIO did not take the policies of {', '.join(wrong)}: see `make logs NAME=minio`.")
 
 
 def metrics_token(user: S3User) -> str:

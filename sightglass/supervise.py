@@ -72,7 +72,9 @@ class Supervisor:
         self._write(components)
         log = self.logs_dir / "supervisord.log"
         # Only what a program needs to find its way: secrets go to the one program that they are for.
-        environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "TZ") if name in os.environ}
+        environment = {
+            name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "TZ") if name in os.environ
+        }
         environment[processes.MARKER] = self._marker()
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

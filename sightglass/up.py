@@ -1,6 +1,7 @@
 """``make up``: from a checkout to a served model whose every signal is proved to arrive."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from rich.table import Table
 from sightglass import build, components, credentials, grafana, stack, tables, target
 from sightglass.errors import UserError
 from sightglass.grafana import GrafanaHome
+from sightglass.servers import SERVERS
 from sightglass.settings import PORTS, REPOSITORY, SERVICE, Settings
 from sightglass.verify.run import Report, verify
 
-BUILD_PROGRAMS = ("promtool", "mc")
-"""Programs that are built beside the servers, to check configurations and to look into MinIO by hand."""
+PLANNED_PROGRAMS = {program: Path(program) for server in SERVERS for program in server.programs}
+"""Stand-ins where a stack is described but not started."""
+PLANNED_GRAFANA = GrafanaHome(Path("$GRAFANA_HOME"), ("grafana", "server"))
 
 
 def credentials_file(settings: Settings) -> Path:
@@ -33,18 +36,12 @@ def grafana_file(settings: Settings) -> Path:
 
 def dry_run(settings: Settings, console: Console) -> None:
     """Print what ``up`` would start, in which order, without building or starting anything."""
-    programs = {name: Path(name) for name in build.program_names()}
-    home = GrafanaHome.planned()
-    plan = components.build(settings, credentials.Credentials(), programs, home)
-    table = Table(title="What `make up` starts", title_justify="left")
-    for heading in ("name", "after", "ports", "command", "log"):
-        table.add_column(heading, overflow="fold")
+    plan = components.build(settings, credentials.Credentials(), PLANNED_PROGRAMS, PLANNED_GRAFANA)
     for component in plan:
-        ports = (f"{settings.ports[port.name]}" for port in PORTS if port.component == component.name)
-        table.add_row(
-            component.name, " ".join(component.after), " ".join(ports), " ".join(component.command), str(component.log)
-        )
-    console.print(table)
+        ports = ", ".join(str(settings.ports[port.name]) for port in PORTS if port.component == component.name)
+        after = f" after {', '.join(component.after)}" if component.after else ""
+        console.print(f"[bold]{component.name}[/]{after}, ports {ports}, log {component.log}", soft_wrap=True)
+        console.print(f"  {shlex.join(component.command)}", soft_wrap=True, markup=False, highlight=False)
 
 
 def up(settings: Settings, console: Console) -> Report:
@@ -110,7 +107,7 @@ def clean(settings: Settings) -> None:
 def _addresses(settings: Settings, home: GrafanaHome | None) -> Table:
     table = Table(title="Where to look, and what to do next", title_justify="left", show_header=False)
     rows: Mapping[str, str] = {
-        "predict": f"curl -s {settings.url('service')}/predict --json '{{\"text\": \"a puck in the net\"}}'",
+        "predict": f'curl -s {settings.url("service")}/predict --json \'{{"text": "a puck in the net"}}\'',
         "Grafana": f"{settings.url('grafana')} (admin, password in {credentials_file(settings)})"
         if home
         else "does not run; `make status` says why",

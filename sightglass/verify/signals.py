@@ -17,8 +17,11 @@ from sightglass.target import Target
 from sightglass.verify.predictions import Prediction
 
 SECOND = 1_000_000_000
-HTTP_COUNT = "http_server_request_duration_seconds_count"
-PREDICTIONS = "ml_predictions_total"
+HTTP_COUNT = f"{signals.HTTP_DURATION.prometheus_name}_count"
+HTTP_BUCKET = f"{signals.HTTP_DURATION.prometheus_name}_bucket"
+PREDICTIONS = signals.PREDICTIONS.prometheus_name
+REQUEST_SPANS = {(span.name, span.parent) for span in signals.SPANS if span.emitted and span is not signals.BATCH_SPAN}
+"""Name and parent's name of every span that a prediction's trace has."""
 
 
 class Evidence:
@@ -86,10 +89,10 @@ def expect_tree(spans: list[Span], prediction: Prediction) -> str:
     """Require the contract's span tree under the caller's own span."""
     by_id = {span.span_id: span for span in spans}
     found = {(span.name, by_id[span.parent_id].name if span.parent_id in by_id else None) for span in spans}
-    missing = signals.REQUEST_SPAN_TREE - found
+    missing = REQUEST_SPANS - found
     if missing:
         raise NotYet(f"trace {prediction.trace_id} lacks {sorted(missing, key=str)}")
-    root = next(span for span in spans if span.name == signals.REQUEST_SPAN)
+    root = next(span for span in spans if span.name == signals.REQUEST_SPAN.name)
     if root.parent_id != prediction.parent_id:
         raise NotYet(f"the parent of {root.name} is {root.parent_id}, not the caller's {prediction.parent_id}")
     return f"{len(spans)} spans"
@@ -126,7 +129,7 @@ def log_line(evidence: Evidence) -> str:
 def exemplar(evidence: Evidence) -> str:
     """An exemplar of the request histogram carries the trace id of one of the predictions."""
     ours = {prediction.trace_id for prediction in evidence.made()}
-    selector = f'http_server_request_duration_seconds_bucket{{service_name="{names.SERVICE}"}}'
+    selector = f'{HTTP_BUCKET}{{service_name="{names.SERVICE}"}}'
     now = time.time()
     found = evidence.prometheus.exemplars(selector, start=evidence.began / SECOND - 60, end=now + 60)
     ids = {item.labels.get("trace_id") for item in found}

@@ -195,7 +195,9 @@ def test_taken_port_is_named_with_the_setting_that_moves_it(bench: Bench, monkey
         monkeypatch.setenv("SIGHTGLASS_PORT_OFFSET", "20000")
         bench.settings = Settings(state_dir=bench.settings.state_dir)
         stack = bench.stack(bench.component("loki"))
-        with pytest.raises(UserError, match=rf"Port {port} \(loki: .*taken by .*pid {os.getpid()}.*SIGHTGLASS_LOKI_HTTP_PORT"):
+        with pytest.raises(
+            UserError, match=rf"Port {port} \(loki: .*taken by .*pid {os.getpid()}.*SIGHTGLASS_LOKI_HTTP_PORT"
+        ):
             stack.bring_up()
     stack.bring_up()
 
