@@ -106,7 +106,7 @@ def _required_go(server: Server) -> str:
 
 
 def _go_environment(servers: Collection[Server]) -> dict[str, str]:
-    """Environment of every ``go`` command; the person's own Go settings stay unless they would change the result."""
+    """Environment of every ``go`` command: the person's own Go settings, and the lock files as the last word."""
     most = max(servers, key=lambda server: _number(_required_go(server)))
     required = _required_go(most)
     remedy = f"install it from https://go.dev/dl/, or {BIN_DIR_HINT}."
@@ -121,8 +121,7 @@ def _go_environment(servers: Collection[Server]) -> dict[str, str]:
     if answer.returncode != 0 or (version.startswith("go1") and _number(version) < _number(required)):
         reason = version or (answer.stderr.strip().splitlines() or ["it gives no version"])[-1]
         raise UserError(f"{most.name} needs Go {required} or newer, not this one ({reason}): {remedy}")
-    kept = [flag for flag in found.get("GOFLAGS", "").split() if not flag.lstrip("-").startswith(("mod=", "modfile="))]
-    return environment | {"GOFLAGS": " ".join([*kept, "-mod=readonly"])}
+    return environment | {"GOFLAGS": f"{found['GOFLAGS']} -mod=readonly"}
 
 
 # One build

@@ -100,7 +100,7 @@ def expect_tree(spans: list[Span], prediction: Prediction) -> str:
 
 def trace_by_id(evidence: Evidence) -> str:
     """Tempo returns the span tree of each prediction."""
-    return [expect_tree(evidence.tempo.trace(p.trace_id), p) for p in evidence.made()][-1]
+    return [expect_tree(evidence.tempo.trace(p.trace_id, mode="ingesters"), p) for p in evidence.made()][-1]
 
 
 def trace_by_search(evidence: Evidence) -> str:
@@ -233,7 +233,7 @@ CHECKS = (
     Check(
         *("signal", "collector metrics", "prometheus"),
         ("collector", "prometheus"),
-        fresh_series("otelcol_process_uptime_seconds_total", '{job="collector"}'),
+        fresh_series("otelcol_process_uptime_total", '{service_name="otel-collector"}'),
     ),
     Check("signal", "alerts", "alertmanager", ("prometheus", "alertmanager"), watchdog),
     Check("signal", "trace blocks", "minio", (*_TRACES, "minio"), trace_block),
