@@ -91,7 +91,7 @@ class Tempo:
 
     def search(self, traceql: str, *, start: int, end: int, limit: int = 20) -> list[str]:
         """Trace ids, 32 digits, that TraceQL finds between two times in seconds since the epoch."""
-        params = {"q": traceql, "start": start, "end": end, "limit": limit}
+        params: Params = {"q": traceql, "start": start, "end": end, "limit": limit}
         answer = get("tempo", f"{self.url}/api/search", params).json()
         # Tempo leaves out leading zeros here.
         return [trace["traceID"].zfill(32) for trace in answer.get("traces", [])]
@@ -113,7 +113,7 @@ class Loki:
 
     def lines(self, logql: str, *, start: int, end: int, limit: int = 1000) -> list[LogLine]:
         """Lines of a log query between two times in nanoseconds since the epoch, oldest first."""
-        params = {"query": logql, "start": start, "end": end, "limit": limit, "direction": "forward"}
+        params: Params = {"query": logql, "start": start, "end": end, "limit": limit, "direction": "forward"}
         answer = get("loki", f"{self.url}/loki/api/v1/query_range", params).json()
         return sorted(
             (
@@ -155,7 +155,7 @@ class Prometheus:
 
     def exemplars(self, promql: str, *, start: float, end: float) -> list[Exemplar]:
         """Exemplars of a selector between two times in seconds since the epoch."""
-        params = {"query": promql, "start": start, "end": end}
+        params: Params = {"query": promql, "start": start, "end": end}
         answer = get("prometheus", f"{self.url}/api/v1/query_exemplars", params).json()
         return [
             Exemplar(row["seriesLabels"], exemplar["labels"], float(exemplar["value"]))

@@ -25,7 +25,8 @@ def until(probe: Callable[[], T], *, timeout: float, interval: float = 0.1, what
     """Call ``probe`` until it returns instead of raising :class:`NotYet`, at least once.
 
     ``timeout`` and ``interval`` are seconds; ``what`` completes the sentence "waited for ...".
-    Raises :class:`DeadlineError` with the last state, at once when the probe raises :class:`Never`; any other exception of the probe passes through.
+    Raises :class:`DeadlineError` with the last state, at once when the probe raises :class:`Never`; any other
+    exception of the probe passes through.
     """
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(NotYet),

@@ -69,7 +69,7 @@ class Stack:
 
         def start(component: Component) -> None:
             try:
-                if gates and component.name in gates:
+                if gates and component.name in gates and component.name not in running:
                     gates[component.name]()
                 for name in component.after:
                     while name in ready and not ready[name].wait(0.05):

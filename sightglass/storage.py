@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import urllib3
 from minio import Minio
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException
 from minio.minioadmin import MinioAdmin
 
@@ -41,9 +42,14 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 
 def client(endpoint: str, user: S3User) -> Minio:
-    """S3 client for ``host:port``."""
+    """S3 client for ``host:port`` that says at once when nobody is there: who calls it knows whether to wait."""
     return Minio(
-        endpoint, access_key=user.access_key, secret_key=user.secret_key, secure=False, region=settings.S3_REGION
+        endpoint,
+        access_key=user.access_key,
+        secret_key=user.secret_key,
+        secure=False,
+        region=settings.S3_REGION,
+        http_client=urllib3.PoolManager(timeout=urllib3.Timeout(connect=1, read=10), retries=False),
     )
 
 

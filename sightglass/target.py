@@ -12,7 +12,7 @@ from sightglass.storage import client
 
 @dataclass(frozen=True)
 class Target:
-    """Addresses and the read-only S3 user of a stack; a variable in the environment has the field's name in capitals."""
+    """Addresses and the read-only S3 user of a stack; ``env`` prints each field with its name in capitals."""
 
     service_url: str
     loki_url: str

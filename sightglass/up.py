@@ -52,7 +52,7 @@ def up(settings: Settings, console: Console) -> Report:
     the_stack = stack.Stack(settings, components.build(settings, secrets, programs, home))
     began = time.monotonic()
     the_stack.bring_up(
-        gates={SERVICE: lambda: train(settings, console)},
+        gates={SERVICE: lambda: train(settings)},
         report=lambda name, seconds: console.print(f"  {name} ready after {seconds:.1f} s"),
     )
     ready = time.monotonic() - began
@@ -88,7 +88,7 @@ def find_grafana(settings: Settings, console: Console) -> GrafanaHome | None:
     return None
 
 
-def train(settings: Settings, console: Console) -> None:
+def train(settings: Settings) -> None:
     """Train the classifier unless the model store has it; the trainer's own progress goes to the terminal."""
     environment = {**os.environ, **components.service_environment(settings)}
     command = [sys.executable, "-m", "text_classifier.training", "--if-missing"]

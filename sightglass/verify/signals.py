@@ -11,7 +11,7 @@ from urllib3.exceptions import HTTPError
 
 from ml_telemetry import signals
 from sightglass import settings as names
-from sightglass.backends import Alertmanager, Loki, LogLine, Prometheus, Span, Tempo
+from sightglass.backends import Alertmanager, LogLine, Loki, Prometheus, Span, Tempo
 from sightglass.polling import Never, NotYet
 from sightglass.target import Target
 from sightglass.verify.predictions import Prediction
@@ -66,7 +66,8 @@ class Evidence:
     def log_lines(self, prediction: Prediction) -> list[LogLine]:
         """All lines of the service that carry the prediction's trace id."""
         query = f'{{service_name="{names.SERVICE}"}} | trace_id="{prediction.trace_id}"'
-        return self.loki.lines(query, start=prediction.sent - 60 * SECOND, end=time.time_ns() + 60 * SECOND)
+        # The window starts where the prediction was sent: an older chunk would have to be read from object storage.
+        return self.loki.lines(query, start=prediction.sent - 2 * SECOND, end=time.time_ns() + 60 * SECOND)
 
     def _by_instance(self, name: str) -> dict[str, float]:
         query = f'sum by (service_instance_id) ({name}{{service_name="{names.SERVICE}"}})'

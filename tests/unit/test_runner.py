@@ -18,7 +18,6 @@ from sightglass.errors import UserError
 from sightglass.polling import NotYet
 from sightglass.settings import PORTS, Settings
 from sightglass.stack import Stack, last_lines
-from sightglass.supervise import Supervisor
 
 FAKE = Path(__file__).with_name("fake_program.py")
 
@@ -61,8 +60,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path / "s")
     yield made
-    Supervisor(made.settings.state_dir).shut_down(timeout=20)
-    processes.end(lambda marker: marker.startswith(f"{made.settings.state_dir}#"), grace=0.1)
+    processes.end(lambda marker: marker.startswith(f"{made.settings.state_dir}#"), grace=0)
 
 
 def pids(stack: Stack) -> dict[str, int]:

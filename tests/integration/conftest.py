@@ -1,0 +1,61 @@
+"""A stack of the tests' own, on ports and in a folder of its own, started by the same command as a person's."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sightglass import credentials, processes, settings, target, up
+from sightglass.settings import REPOSITORY
+from tests.integration.running import Running
+
+PORT_OFFSET = 20000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker has the stack, so it gets all tests that need it."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("stack"))
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("stack")
+    own = {"SIGHTGLASS_STATE_DIR": str(folder), "SIGHTGLASS_PORT_OFFSET": str(PORT_OFFSET)}
+    clean = {name: value for name, value in os.environ.items() if not name.endswith("_PORT")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        loaded = settings.load()
+    environment = {**clean, **own}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sightglass", "up"],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=2400,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        secrets = credentials.load(up.credentials_file(loaded))
+        running = Running(loaded, environment, target.local(loaded, secrets, grafana=False), secrets)
+        yield running
+        down = running.command("down")
+        assert down.returncode == 0, down.stderr
+        left = processes.find(lambda marker: marker.startswith(f"{folder}#"))
+        assert left == []
+    finally:
+        processes.end(lambda marker: marker.startswith(f"{folder}#"), grace=5)
+
+
+@pytest.fixture(scope="session")
+def logs(stack: Running) -> Path:
+    """The folder whose files Promtail tails."""
+    return stack.settings.service_logs_dir
