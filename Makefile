@@ -41,7 +41,8 @@ bench: $(VENV)/ready ## throughput and p99 with telemetry, without, and against 
 latency: $(VENV)/ready ## seconds from emission to found over 100 requests on the running stack
 	@$(BIN)/python -m load_testing.latency $(ARGS)
 
-test: check unit integration ## everything: static checks, unit tests, integration tests on a stack of their own
+test: check ## everything: static checks, unit tests, integration tests on a stack of their own
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit integration
 
 check: $(VENV)/ready ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ import jwt
 import urllib3
 from minio import Minio
 from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException
+from minio.error import MinioAdminException, S3Error
 from minio.minioadmin import MinioAdmin
 
 from sightglass import settings
@@ -65,9 +65,15 @@ def provision(endpoint: str, credentials: Credentials, data_dir: Path) -> None:
     if done.exists() and done.read_text() == wanted:
         return
     root = client(endpoint, credentials.root)
-    for bucket in BUCKETS:
-        if not root.bucket_exists(bucket_name=bucket):
-            root.make_bucket(bucket_name=bucket)
+    try:
+        for bucket in BUCKETS:
+            if not root.bucket_exists(bucket_name=bucket):
+                root.make_bucket(bucket_name=bucket)
+    except S3Error as error:
+        raise UserError(
+            f"MinIO at {endpoint} refuses this stack's own credentials ({error.code}): is it another stack's? "
+            "Set SIGHTGLASS_PORT_OFFSET, or forget this stack's data with `make clean`."
+        ) from None
     provider = StaticProvider(credentials.root.access_key, credentials.root.secret_key)
     admin = MinioAdmin(endpoint=endpoint, credentials=provider, secure=False, region=settings.S3_REGION)
     for name, policy in POLICIES.items():

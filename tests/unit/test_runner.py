@@ -190,7 +190,7 @@ def test_taken_port_is_named_with_the_setting_that_moves_it(bench: Bench, monkey
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setenv("SIGHTGLASS_LOKI_HTTP_PORT", str(port))
-        monkeypatch.setenv("SIGHTGLASS_PORT_OFFSET", "20000")
+        monkeypatch.setenv("SIGHTGLASS_PORT_OFFSET", "30000")
         bench.settings = Settings(state_dir=bench.settings.state_dir)
         stack = bench.stack(bench.component("loki"))
         with pytest.raises(
