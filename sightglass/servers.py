@@ -219,7 +219,10 @@ SERVERS = (
         name="alertmanager",
         folder=SERVERS_DIR / "alertmanager",
         module="github.com/prometheus/alertmanager",
-        programs={"alertmanager": "github.com/prometheus/alertmanager/cmd/alertmanager"},
+        programs={
+            "alertmanager": "github.com/prometheus/alertmanager/cmd/alertmanager",
+            "amtool": "github.com/prometheus/alertmanager/cmd/amtool",
+        },
         stamp=_COMMON_STAMP,
         tags=("netgo",),
     ),
