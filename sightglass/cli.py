@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from rich.console import Console
 
 from sightglass import components, credentials, servers, settings, stack, tables, target, up
 from sightglass.errors import UserError
@@ -33,11 +32,11 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="Print the plan; build and start nothing.")
 def up_command(dry_run: bool) -> None:
     """Build, train, start everything, then prove it. What runs already is left alone."""
-    console = Console(stderr=not dry_run)
+    console = tables.console(stderr=not dry_run)
     if dry_run:
         up.dry_run(settings.load(), console)
         return
-    if not up.up(settings.load(), Console()).ok:
+    if not up.up(settings.load(), tables.console()).ok:
         raise UserError("Not every signal arrived: the red rows above say which and what was seen last.")
 
 
@@ -73,7 +72,7 @@ def status(as_json: bool) -> None:
         }
         print(json.dumps({"components": answer}, indent=2))
     else:
-        console = Console()
+        console = tables.console()
         console.print(tables.status_table(statuses, versions, the_stack.resident_bytes()))
         note = up.grafana_file(loaded)
         if note.exists():
@@ -109,7 +108,7 @@ def logs(name: str, lines: int, follow: bool) -> None:
 @click.option("--timeout", default=TIMEOUT, show_default=True, help="Seconds until a signal counts as lost.")
 def verify_command(as_json: bool, timeout: float) -> None:
     """Make predictions and find each signal where it belongs; exit status 1 when a row is red."""
-    console = Console(stderr=as_json)
+    console = tables.console(stderr=as_json)
     found: list[str] = []
 
     with console.status("looking") as spinner:

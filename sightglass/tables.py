@@ -2,12 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich.console import Console
 from rich.table import Table
 
 from sightglass.stack import ComponentStatus
 from sightglass.verify.run import Report
 
+WIDTH = 150
+"""Columns where there is no terminal to ask."""
 _GREEN, _RED = "[green]ok[/]", "[red]FAILED[/]"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console as wide as the terminal, or wide enough for a table's rows where there is none."""
+    made = Console(stderr=stderr)
+    return made if made.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
 def verify_table(report: Report) -> Table:

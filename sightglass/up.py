@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -50,12 +51,11 @@ def up(settings: Settings, console: Console) -> Report:
     home = find_grafana(settings, console)
     secrets = credentials.load_or_create(credentials_file(settings))
     the_stack = stack.Stack(settings, components.build(settings, secrets, programs, home))
-    began = time.monotonic()
     the_stack.bring_up(
         gates={SERVICE: lambda: train(settings)},
         report=lambda name, seconds: console.print(f"  {name} ready after {seconds:.1f} s"),
     )
-    ready = time.monotonic() - began
+    ready = time.time() - psutil.Process().create_time()
     where = target.local(settings, secrets, grafana=home is not None)
     with console.status("sending predictions and looking for their signals"):
         report = verify(where)
@@ -64,7 +64,7 @@ def up(settings: Settings, console: Console) -> Report:
     servers = sum(size for name, size in memory.items() if name != SERVICE)
     console.print(_addresses(settings, home))
     console.print(
-        f"Ready after {ready:.1f} s. Resident: servers {servers / 2**20:.0f} MiB, "
+        f"Everything was ready {ready:.1f} s after the command began. Resident: servers {servers / 2**20:.0f} MiB, "
         f"service {memory.get(SERVICE, 0) / 2**20:.0f} MiB."
     )
     return report
