@@ -171,7 +171,12 @@ class Supervisor:
         }
         guardian_log = str(self.logs_dir / f"{GUARDIAN}.log")
         guardian = [sys.executable, "-m", "sightglass.guardian", self._marker(), guardian_log]
-        parser[f"program:{GUARDIAN}"] = {"command": _plain(shlex.join(guardian)), "startretries": "1000"}
+        parser[f"program:{GUARDIAN}"] = {
+            "command": _plain(shlex.join(guardian)),
+            "startretries": "1000",
+            "stdout_logfile": "NONE",
+            "stderr_logfile": "NONE",
+        }
         for component in components:
             component.log.parent.mkdir(parents=True, exist_ok=True)
             parser[f"program:{component.name}"] = {

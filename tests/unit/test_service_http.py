@@ -1,0 +1,631 @@
+"""The real service as a process, with a real OTLP receiver: every answer, and what is left of it as telemetry."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from ml_telemetry import signals
+
+REPOSITORY = Path(__file__).parents[2]
+MARKER = "zanzibarquux"
+TEXT = "The goalie made thirty saves and the pitcher sat in his car. "
+HEX_TRACE = re.compile(r"[0-9a-f]{32}")
+
+T = TypeVar("T")
+
+# The real service with a model that fails on one word and quotes the text in its error, as libraries do.
+FAILING_SERVICE = """
+from text_classifier import service
+
+_normalise = service.normalise
+
+def normalise(text):
+    if "explodingword" in text:
+        raise ValueError(f"cannot take {text!r}")
+    return _normalise(text)
+
+service.normalise = normalise
+TextClassifier = service.TextClassifier
+"""
+
+
+def until(probe: Callable[[], T | None], what: str, seconds: float = 20.0) -> T:
+    """Poll until the probe gives something; fail with what was awaited."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if found := probe():
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+@dataclass
+class Receiver:
+    """A small OTLP/HTTP server that keeps what it decodes."""
+
+    spans: list[Span] = field(default_factory=list)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    resources: list[dict[str, str]] = field(default_factory=list)
+    raw: bytearray = field(default_factory=bytearray)
+    url: str = ""
+
+    @contextmanager
+    def serving(self) -> Iterator[Receiver]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                receiver.take(self.path, body)
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def take(self, path: str, body: bytes) -> None:
+        self.raw += body
+        if path == "/v1/traces":
+            for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
+                self.resources.append(plain(resource_spans.resource))
+                for scope in resource_spans.scope_spans:
+                    self.spans += scope.spans
+        elif path == "/v1/metrics":
+            for resource_metrics in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                self.resources.append(plain(resource_metrics.resource))
+                for scope_metrics in resource_metrics.scope_metrics:
+                    self.metrics |= {metric.name: metric for metric in scope_metrics.metrics}
+
+    def trace(self, trace_id: str) -> dict[str, Span]:
+        return {span.name: span for span in list(self.spans) if span.trace_id.hex() == trace_id}
+
+    def span(self, trace_id: str, name: str) -> Span:
+        return until(lambda: self.trace(trace_id).get(name), f"span {name} of trace {trace_id}")
+
+    def value(self, name: str, /, **labels: str) -> float:
+        """The value of the counter or gauge with these labels, 0 if there is none."""
+        metric = self.metrics.get(name)
+        if metric is None:
+            return 0.0
+        data = metric.gauge if metric.HasField("gauge") else metric.sum
+        for point in data.data_points:
+            if labels.items() <= plain(point).items():
+                return float(point.as_int or point.as_double)
+        return 0.0
+
+    def points(self, name: str, /, **labels: str) -> list[HistogramDataPoint]:
+        metric = self.metrics.get(name)
+        found = metric.histogram.data_points if metric else []
+        return [point for point in found if labels.items() <= plain(point).items()]
+
+
+def plain(message: Any) -> dict[str, str]:
+    """Attributes of a message as text."""
+    return {item.key: str(getattr(item.value, item.value.WhichOneof("value"))) for item in message.attributes}
+
+
+@dataclass
+class Service:
+    """A running service and its standard output."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    output: Path
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All complete lines so far; every one must be JSON."""
+        text = self.output.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def line(self, event: str, trace_id: str) -> dict[str, Any]:
+        def find() -> dict[str, Any] | None:
+            return next((x for x in self.lines() if x["event.name"] == event and x["trace_id"] == trace_id), None)
+
+        return until(find, f"line {event} of trace {trace_id}")
+
+    def predict(self, text: Any, **headers: str) -> httpx.Response:
+        return httpx.post(f"{self.url}/predict", json={"text": text}, headers=headers, timeout=20)
+
+    def stop(self) -> float:
+        """Send SIGTERM and return the seconds until the process was gone."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        return time.monotonic() - start
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(folder: Path, home: Path, endpoint: str, **environment: str) -> Iterator[Service]:
+    (folder / "failing_service.py").write_text(FAILING_SERVICE)
+    port = free_port()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "TEXT_CLASSIFIER_"))}
+    with (folder / f"{port}.out").open("wb") as output, (folder / f"{port}.err").open("wb") as errors:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "bentoml"),
+                *("serve", "failing_service:TextClassifier", "--working-dir", str(folder)),
+                *("--host", "127.0.0.1", "--port", str(port)),
+            ],
+            stdout=output,
+            stderr=errors,
+            env=inherited
+            | {
+                "BENTOML_HOME": str(home),
+                "BENTOML_DO_NOT_TRACK": "True",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+                "TEXT_CLASSIFIER_MAX_CHARACTERS": "5000",
+            }
+            | environment,
+        )
+    service = Service(process, f"http://127.0.0.1:{port}", Path(output.name))
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            pytest.fail(f"the service died: {service.output.read_text()}{Path(errors.name).read_text()}")
+        try:
+            return httpx.get(f"{service.url}/readyz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(ready, "readiness", 60)
+        yield service
+    finally:
+        if process.poll() is None:
+            service.stop()
+        assert Path(errors.name).read_text() == ""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model store with a model of the small corpus."""
+    folder = tmp_path_factory.mktemp("bentoml")
+    environment = os.environ | {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
+    command = [sys.executable, "-m", "text_classifier.training", "--corpus", "small"]
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver().serving() as serving_receiver:
+        yield serving_receiver
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, home: Path, receiver: Receiver) -> Iterator[Service]:
+    environment = {
+        "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,service.version=9.9",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
+        "TEXT_CLASSIFIER_TIMEOUT_SECONDS": "2",
+    }
+    with serving(tmp_path_factory.mktemp("service"), home, receiver.url, **environment) as running:
+        yield running
+
+
+def test_prediction_answers_with_label_probabilities_and_ids(service: Service) -> None:
+    response = service.predict(TEXT)
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["label"] in answer["probabilities"]
+    assert answer["confidence"] == max(answer["probabilities"].values())
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", answer["prediction_id"])
+    assert answer["model"]["name"] == "news_classifier"
+    assert HEX_TRACE.fullmatch(answer["trace_id"])
+    assert response.headers["traceresponse"].split("-")[1] == answer["trace_id"]
+
+
+def test_each_topic_gets_its_own_label(service: Service) -> None:
+    texts = {
+        "rec.sport.hockey": "The goaltender stopped the puck in overtime and the power play scored.",
+        "rec.motorcycles": "My motorcycle helmet and leather gloves saved me on the bike ride.",
+    }
+    assert {label: service.predict(text).json()["label"] for label, text in texts.items()} == {k: k for k in texts}
+
+
+def test_health_endpoints_answer_and_leave_no_span(service: Service, receiver: Receiver) -> None:
+    for path in ("livez", "readyz", "healthz"):
+        response = httpx.get(f"{service.url}/{path}")
+        assert response.status_code == 200
+        assert response.headers["traceresponse"].endswith("-00")
+    receiver.span(service.predict(TEXT).json()["trace_id"], "POST /predict")
+    assert not [span.name for span in receiver.spans if span.name.startswith("GET") and "z" in span.name]
+
+
+def test_bentoml_describes_the_api(service: Service) -> None:
+    document = httpx.get(f"{service.url}/docs.json").json()
+    schema = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["text"]["type"] == "string"
+    assert httpx.get(f"{service.url}/metrics").status_code == 404
+
+
+ERRORS: dict[str, tuple[Callable[[str], httpx.Response], int]] = {
+    "unknown_route": (lambda url: httpx.get(f"{url}/{MARKER}"), 404),
+    "method_not_allowed": (lambda url: httpx.get(f"{url}/predict"), 405),
+    "invalid_json": (lambda url: httpx.post(f"{url}/predict", content=f'{{"text": "{MARKER}'.encode()), 400),
+    "invalid_type": (lambda url: httpx.post(f"{url}/predict", json={"text": [MARKER]}), 422),
+    "empty_text": (lambda url: httpx.post(f"{url}/predict", json={"text": " \n\t"}), 422),
+    "text_too_long": (lambda url: httpx.post(f"{url}/predict", json={"text": f"{MARKER} " * 500}), 413),
+    "body_too_large": (lambda url: httpx.post(f"{url}/predict", content=b'{"text": "' + b"x" * 70_000 + b'"}'), 413),
+    "unsupported_media_type": (
+        lambda url: httpx.post(
+            f"{url}/predict", content=MARKER.encode(), headers={"content-type": "application/vnd.bentoml+pickle"}
+        ),
+        415,
+    ),
+    "internal_error": (lambda url: httpx.post(f"{url}/predict", json={"text": f"explodingword {MARKER}"}), 500),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_error_has_one_body_a_span_a_line_and_a_count(service: Service, receiver: Receiver, kind: str) -> None:
+    send, status = ERRORS[kind]
+    response = send(service.url)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert set(response.json()) == {"error"}
+    assert set(error) == {"type", "message", "trace_id"}
+    assert error["type"] == kind
+    assert MARKER not in response.text
+    assert "Traceback" not in response.text
+    assert response.headers["traceresponse"].split("-")[1] == error["trace_id"]
+
+    event = "ml.prediction.error" if status >= 500 else "ml.request.rejected"
+    line = service.line(event, error["trace_id"])
+    assert line["http.response.status_code"] == status
+
+    root = "POST" if response.request.method == "POST" else "GET"
+    span = receiver.span(error["trace_id"], root if kind == "unknown_route" else f"{root} /predict")
+    attributes = plain(span)
+    assert attributes["http.response.status_code"] == str(status)
+    assert line["error.type"] == attributes["error.type"]
+    if status >= 500:
+        assert span.status.code == span.status.STATUS_CODE_ERROR
+        assert attributes["error.type"] == line["exception.type"] == "ValueError"
+        assert "in normalise" in line["exception.stacktrace"]
+        assert "in normalise" in plain(span.events[0])["exception.stacktrace"]
+    else:
+        assert span.status.code == span.status.STATUS_CODE_UNSET
+        assert attributes["error.type"] == kind
+        assert not span.events
+    # Requests come one after the other here, so the lines on standard output say how many there were.
+    logged = len([x for x in service.lines() if x["event.name"] == event and x["http.response.status_code"] == status])
+    same_status = [name for name, (_, other) in ERRORS.items() if other == status]
+
+    def counted() -> bool:
+        return sum(receiver.value("ml.requests.rejected", reason=reason) for reason in same_status) == logged
+
+    until(counted, f"{logged} rejections with status {status}")
+    assert receiver.value("ml.requests.rejected", reason=kind) >= 1
+
+
+def test_405_says_which_method_is_allowed(service: Service) -> None:
+    assert httpx.get(f"{service.url}/predict").headers["allow"] == "POST"
+
+
+def test_large_body_is_refused_while_it_still_comes(service: Service) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 10_000
+
+    response = httpx.post(f"{service.url}/predict", content=chunks())
+    assert (response.status_code, response.json()["error"]["type"]) == (413, "body_too_large")
+
+
+def test_slow_caller_is_told_that_it_took_too_long(service: Service, receiver: Receiver) -> None:
+    address = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), timeout=20) as connection:
+        connection.sendall(b'POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{"text": "')
+        answer = connection.recv(65536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)["error"]
+    assert head.startswith(b"HTTP/1.1 504 ")
+    assert error["type"] == "timeout"
+    assert plain(receiver.span(error["trace_id"], "POST /predict"))["error.type"] == "timeout"
+    assert service.line("ml.prediction.error", error["trace_id"])["error.type"] == "timeout"
+
+
+def test_unmatched_routes_share_one_label(service: Service, receiver: Receiver) -> None:
+    for name in ("one", "two"):
+        httpx.get(f"{service.url}/{name}")
+
+    def unmatched() -> list[HistogramDataPoint]:
+        points = receiver.points("http.server.request.duration", **{"http.route": "unmatched"})
+        return points if sum(point.count for point in points) >= 2 else []
+
+    assert len(until(unmatched, "two requests on unmatched routes")) == 1
+    routes = {plain(point)["http.route"] for point in receiver.points("http.server.request.duration")}
+    assert routes <= {"unmatched", "/predict", "/docs.json"}
+
+
+def test_span_tree_of_a_prediction(service: Service, receiver: Receiver) -> None:
+    answer = service.predict(TEXT).json()
+    receiver.span(answer["trace_id"], "postprocess")
+    trace = receiver.trace(answer["trace_id"])
+    expected = {span.name: span for span in signals.SPANS if span.emitted and span.name != signals.BATCH_SPAN.name}
+    assert set(trace) == set(expected)
+    for name, contract in expected.items():
+        parent = trace[contract.parent].span_id if contract.parent else b""
+        assert trace[name].parent_span_id == parent, name
+        declared = {attribute.name for attribute in contract.attributes} - {"error.type"}
+        assert set(plain(trace[name])) == declared, name
+    root = trace["POST /predict"]
+    assert root.kind == Span.SPAN_KIND_SERVER
+    for span in trace.values():
+        assert root.start_time_unix_nano <= span.start_time_unix_nano
+        assert span.start_time_unix_nano <= span.end_time_unix_nano <= root.end_time_unix_nano
+    assert abs(root.start_time_unix_nano / 1e9 - time.time()) < 60
+    predict = plain(trace["predict"])
+    assert predict["ml.prediction.label"] == answer["label"]
+    assert float(predict["ml.prediction.confidence"]) == answer["confidence"]
+    assert plain(root)["ml.prediction.id"] == answer["prediction_id"]
+    assert plain(trace["preprocess"])["ml.input.characters"] == str(len(TEXT))
+
+
+def test_concurrent_requests_have_their_own_predict_span_and_share_a_batch(
+    service: Service, receiver: Receiver
+) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = [response.json() for response in pool.map(service.predict, [TEXT] * 64)]
+    traces = {answer["trace_id"] for answer in answers}
+    assert len(traces) == 64
+    spans = {trace_id: receiver.span(trace_id, "predict") for trace_id in traces}
+    batches: dict[bytes, list[Span]] = {}
+    for span in spans.values():
+        (link,) = span.links
+        assert link.trace_id.hex() not in traces
+        batches.setdefault(link.span_id, []).append(span)
+    largest = max(batches, key=lambda batch: len(batches[batch]))
+    assert len(batches[largest]) > 1
+    batch = until(
+        lambda: next((span for span in list(receiver.spans) if span.span_id == largest), None), "the batch's span"
+    )
+    assert batch.name == signals.BATCH_SPAN.name
+    assert plain(batch)["ml.batch.size"] == str(len(batch.links))
+    assert {span.trace_id for span in batches[largest]} == {link.trace_id for link in batch.links}
+
+
+def test_bad_text_in_a_batch_fails_alone(service: Service) -> None:
+    texts = [TEXT if number % 4 else "explodingword" for number in range(32)]
+    with ThreadPoolExecutor(16) as pool:
+        statuses = [response.status_code for response in pool.map(service.predict, texts)]
+    assert statuses == [200 if text == TEXT else 500 for text in texts]
+
+
+def test_callers_trace_context_is_continued(service: Service, receiver: Receiver) -> None:
+    trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    response = service.predict(TEXT, traceparent=f"00-{trace_id}-{parent}-01", tracestate="vendor=value")
+    version, trace, span_id, flags = response.headers["traceresponse"].split("-")
+    assert (version, trace, flags) == ("00", trace_id, "01")
+    span = receiver.span(trace_id, "POST /predict")
+    assert span.parent_span_id.hex() == parent
+    assert span.span_id.hex() == span_id
+    assert span.trace_state == "vendor=value"
+
+
+@pytest.mark.parametrize("header", ["00-" + "0" * 32 + "-00f067aa0ba902b7-01", "garbage", "00-" + "A" * 32 + "-b-01"])
+def test_invalid_traceparent_starts_a_new_trace(service: Service, header: str) -> None:
+    response = service.predict(TEXT, traceparent=header)
+    trace_id = response.json()["trace_id"]
+    assert response.status_code == 200
+    assert HEX_TRACE.fullmatch(trace_id)
+    assert trace_id not in header
+
+
+def test_callers_unsampled_flag_is_respected(service: Service, receiver: Receiver) -> None:
+    trace_id = "5bf92f3577b34da6a3ce929d0e0e4736"
+    response = service.predict(TEXT, traceparent=f"00-{trace_id}-00f067aa0ba902b7-00")
+    assert response.headers["traceresponse"].endswith("-00")
+    line = service.line("ml.prediction", trace_id)
+    assert line["trace_flags"] == "00"
+    receiver.span(service.predict(TEXT).json()["trace_id"], "postprocess")
+    assert receiver.trace(trace_id) == {}
+
+
+def test_log_line_of_a_prediction(service: Service) -> None:
+    response = service.predict(TEXT, **{"x-request-id": "order-42"})
+    answer = response.json()
+    line = service.line("ml.prediction", answer["trace_id"])
+    declared = [attribute.name for attribute in signals.PREDICTION_EVENT.attributes]
+    assert list(line) == [*signals.LOG_KEYS, *declared]
+    assert line["severity"] == signals.PREDICTION_EVENT.severity
+    assert line["span_id"] == response.headers["traceresponse"].split("-")[2]
+    assert line["ml.prediction.id"] == answer["prediction_id"]
+    assert line["ml.request.id"] == "order-42"
+    assert line["ml.prediction.probabilities"] == answer["probabilities"]
+    assert line["ml.input.characters"] == len(TEXT)
+    assert line["http.response.body.size"] == len(response.content)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line["timestamp"])
+
+
+def test_every_line_of_arbiter_and_worker_has_one_shape(service: Service) -> None:
+    lines = service.lines()
+    assert {line["event.name"] for line in lines} >= {"log", "ml.model.loaded"}
+    assert {line["logger"] for line in lines} >= {"bentoml.serve", "ml_telemetry"}
+    for line in lines:
+        assert tuple(line)[: len(signals.LOG_KEYS)] == signals.LOG_KEYS
+
+
+def test_exemplars_and_counts_belong_to_the_request(service: Service, receiver: Receiver) -> None:
+    trace_id = service.predict(TEXT).json()["trace_id"]
+    service.line("ml.prediction", trace_id)
+    logged = len([line for line in service.lines() if line["event.name"] == "ml.prediction"])
+
+    def traced(name: str) -> bool:
+        ids = {exemplar.trace_id.hex() for point in receiver.points(name) for exemplar in point.exemplars}
+        return trace_id in ids
+
+    histograms = [
+        metric.name
+        for metric in signals.METRICS
+        if metric.emitted and metric.instrument is signals.Instrument.HISTOGRAM
+    ]
+    for name in histograms:
+        until(lambda name=name: traced(name), f"exemplar of {trace_id} on {name}")  # type: ignore[misc]
+    until(lambda: _predictions(receiver) == logged, f"{logged} predictions counted, one for each log line")
+
+
+def _predictions(receiver: Receiver) -> int:
+    metric = receiver.metrics.get("ml.predictions")
+    return sum(point.as_int for point in metric.sum.data_points) if metric else 0
+
+
+def test_all_metrics_of_the_request_part_arrive_with_bounded_labels(service: Service, receiver: Receiver) -> None:
+    service.predict(TEXT)
+    httpx.get(f"{service.url}/nothing")
+    expected = {metric.name: metric for metric in signals.METRICS if metric.emitted}
+    # Nothing was lost, so the counter of losses has no point.
+    del expected[signals.TELEMETRY_DROPPED.name]
+    until(lambda: set(expected) <= set(receiver.metrics), f"all of {sorted(expected)}")
+    for name, metric in receiver.metrics.items():
+        contract = expected[name]
+        assert metric.unit == contract.unit
+        data = getattr(metric, str(metric.WhichOneof("data")))
+        for point in data.data_points:
+            labels = plain(point)
+            assert set(labels) == {attribute.name for attribute in contract.labels}
+            for attribute in contract.labels:
+                assert not attribute.values or labels[attribute.name] in attribute.values
+    assert receiver.value("ml.model.info", name="news_classifier") == 1
+    until(lambda: receiver.value("http.server.active_requests") == 0, "no active request")
+
+
+def test_resource_is_overridden_by_the_environment(service: Service, receiver: Receiver) -> None:
+    receiver.span(service.predict(TEXT).json()["trace_id"], "postprocess")
+    for resource in receiver.resources:
+        assert resource["service.name"] == "text-classifier"
+        assert resource["service.namespace"] == "sightglass"
+        assert resource["service.version"] == "9.9"
+        assert resource["deployment.environment.name"] == "test"
+        assert resource["service.instance.id"]
+
+
+def test_users_text_is_nowhere(service: Service, receiver: Receiver) -> None:
+    last = ""
+    for text in (f"{TEXT} {MARKER}", f"explodingword {MARKER}", [MARKER]):
+        response = service.predict(text)
+        last = response.headers["traceresponse"].split("-")[1]
+        assert MARKER not in response.text
+    service.line("ml.request.rejected", last)
+    until(lambda: receiver.trace(last), "the last request's span")
+    assert MARKER not in service.output.read_text()
+    assert MARKER.encode() not in receiver.raw
+    # The twin: a word that is allowed there is found in both.
+    assert "news_classifier" in service.output.read_text()
+    assert b"news_classifier" in receiver.raw
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("BENTOML_HOME", "{empty}", "python -m text_classifier.training"),
+        ("OTEL_TRACES_EXPORTER", "console", "set OTEL_TRACES_EXPORTER to 'otlp' or 'none'"),
+        ("TEXT_CLASSIFIER_MAX_CHARACTERS", "many", "TEXT_CLASSIFIER_MAX_CHARACTERS: Input should be a valid integer"),
+    ],
+)
+def test_start_that_cannot_work_ends_with_one_line(
+    tmp_path: Path, home: Path, variable: str, value: str, expected: str
+) -> None:
+    environment = os.environ | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
+    command = [str(Path(sys.executable).parent / "bentoml"), "serve", "text_classifier.service:TextClassifier"]
+    done = subprocess.run(
+        [*command, "--host", "127.0.0.1", "--port", str(free_port())],
+        env=environment | {variable: value.format(empty=tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    (line,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert expected in line["message"]
+    assert line["severity"] == "FATAL"
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_clean_stop_sends_everything(tmp_path: Path, home: Path) -> None:
+    with Receiver().serving() as receiver:
+        # Without the flush nothing would be sent for an hour.
+        slow = {"OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
+        with serving(tmp_path, home, receiver.url, **slow) as service:
+            answers = [service.predict(TEXT).json() for _ in range(20)]
+            assert receiver.spans == []
+            seconds = service.stop()
+        assert seconds < 5
+        assert {a["trace_id"] for a in answers} <= {span.trace_id.hex() for span in receiver.spans}
+        assert sum(point.count for point in receiver.points("ml.input.words")) == 20
+
+
+def test_collector_away_fails_no_request_and_stops_in_time(tmp_path: Path, home: Path) -> None:
+    with serving(tmp_path, home, f"http://127.0.0.1:{free_port()}") as service:
+        times = []
+        for _ in range(50):
+            start = time.monotonic()
+            assert service.predict(TEXT).status_code == 200
+            times.append(time.monotonic() - start)
+        assert sorted(times)[25] < 0.5
+        complaint = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+
+        def complaints() -> list[dict[str, Any]]:
+            return [line for line in service.lines() if line["logger"] == complaint]
+
+        until(complaints, "a line about the Collector")
+        seconds = service.stop()
+        levels = [line["severity"] for line in complaints()]
+        assert len(levels) == len(set(levels)), "more than one line of a kind within a minute"
+        assert seconds < 6
+
+
+def test_disabled_sdk_serves_without_telemetry(tmp_path: Path, home: Path) -> None:
+    with Receiver().serving() as receiver:
+        with serving(tmp_path, home, receiver.url, OTEL_SDK_DISABLED="true") as service:
+            response = service.predict(TEXT)
+            assert response.status_code == 200
+            assert HEX_TRACE.fullmatch(response.json()["trace_id"])
+            assert service.predict("").json()["error"]["type"] == "empty_text"
+            service.stop()
+            assert not [
+                line for line in service.lines() if line["event.name"] in ("ml.prediction", "ml.request.rejected")
+            ]
+        assert receiver.raw == b""

@@ -1,0 +1,167 @@
+"""Bulk histograms against the SDK's own histogram, fed with the same values."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+)
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from ml_telemetry import signals
+from ml_telemetry.histograms import BulkHistogram, MergingMetricReader, Rows, Series
+
+METRIC = signals.CONFIDENCE
+SCOPE = InstrumentationScope("test", "1")
+
+
+@dataclass
+class Trace:
+    start_wall: int
+    trace_id: str
+    span_id: str
+
+
+def trace(number: int) -> Trace:
+    return Trace(number, f"{number:032x}", f"{number:016x}")
+
+
+def sdk_point(values: Sequence[float]) -> HistogramDataPoint:
+    reader = InMemoryMetricReader()
+    histogram = (
+        MeterProvider([reader]).get_meter("m").create_histogram("h", explicit_bucket_boundaries_advisory=METRIC.bounds)
+    )
+    for value in values:
+        histogram.record(value, {"track": "stable"})
+    data = reader.get_metrics_data()
+    assert data is not None
+    point = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points[0]
+    assert isinstance(point, HistogramDataPoint)
+    return point
+
+
+def bulk_point(batches: Sequence[NDArray[np.float64]]) -> HistogramDataPoint:
+    series = Series(METRIC.bounds, {"track": "stable"})
+    for values in batches:
+        series.add(values, [None] * len(values))
+    point = series.point(1)
+    assert point is not None
+    return point
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_same_point_as_the_sdk(seed: int) -> None:
+    # Values on a bound are the ones that an off-by-one would put into the wrong bucket.
+    values = np.concatenate([np.random.default_rng(seed).random(2000), METRIC.bounds, [0.0, 1.0, 5.0]])
+    expected = sdk_point(values.tolist())
+    found = bulk_point([values[:700], values[700:], values[:0]])
+    for name in ("count", "bucket_counts", "explicit_bounds", "min", "max", "attributes"):
+        assert list_or_value(getattr(found, name)) == list_or_value(getattr(expected, name)), name
+    assert found.sum == pytest.approx(expected.sum)
+    shifted = bulk_point([values + 0.05])
+    assert list(shifted.bucket_counts) != list(expected.bucket_counts)
+
+
+def list_or_value(value: object) -> object:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def test_exemplar_is_the_last_sampled_value_of_each_bucket() -> None:
+    series = Series((1.0, 2.0), {})
+    values = np.asarray([0.5, 0.6, 1.5, 0.7, 9.0])
+    series.add(values, [trace(1), trace(2), trace(3), None, None])
+    point = series.point(1)
+    assert point is not None
+    found = [(exemplar.value, exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars]
+    assert found == [(0.6, 2, 2), (1.5, 3, 3)]
+    again = series.point(2)
+    assert again is not None
+    assert again.exemplars == []
+    assert again.count == 5
+
+
+def test_rows_lose_nothing_between_threads() -> None:
+    rows = Rows(2)
+    taken = []
+    done = threading.Event()
+
+    def take() -> None:
+        while not done.is_set():
+            values, _ = rows.take()
+            taken.extend(values[0].tolist())
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    for number in range(20_000):
+        rows.append((number, 2 * number), None)
+    done.set()
+    taker.join()
+    values, traces = rows.take()
+    assert taken + values[0].tolist() == list(range(20_000))
+    assert values.shape[1] == len(traces)
+
+
+def test_delta_temporality_starts_anew_and_cumulative_goes_on() -> None:
+    histogram = BulkHistogram(METRIC)
+    series = histogram.series({"track": "stable"})
+    counts: dict[AggregationTemporality, list[int]] = {}
+    for temporality in (AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA):
+        counts[temporality] = []
+        for _ in range(2):
+            series.add(np.asarray([0.5]), [None])
+            data = histogram.data(10, temporality)
+            assert data is not None
+            (point,) = data.data.data_points
+            assert isinstance(point, HistogramDataPoint)
+            counts[temporality].append(point.count)
+    assert counts[AggregationTemporality.CUMULATIVE] == [1, 2]
+    # The first delta still holds what was there before it.
+    assert counts[AggregationTemporality.DELTA] == [3, 1]
+    assert histogram.data(11, AggregationTemporality.DELTA) is None
+
+
+class Collecting(MetricExporter):
+    """Keeps what it is given."""
+
+    def __init__(self, temporality: AggregationTemporality) -> None:
+        super().__init__(preferred_temporality={Histogram: temporality})
+        self.exported: list[MetricsData] = []
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 1, **_: object) -> MetricExportResult:
+        self.exported.append(metrics_data)
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis: float = 1) -> bool:
+        return True
+
+    def shutdown(self, timeout_millis: float = 1, **_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
+def test_reader_merges_into_the_same_scope(temporality: AggregationTemporality) -> None:
+    histogram = BulkHistogram(METRIC)
+    histogram.series({"track": "stable"}).add(np.asarray([0.5]), [trace(7)])
+    exporter = Collecting(temporality)
+    reader = MergingMetricReader(exporter, SCOPE, lambda: [histogram])
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    provider.get_meter(SCOPE.name, SCOPE.version, SCOPE.schema_url).create_counter("c").add(1)
+    provider.get_meter("other").create_counter("d").add(1)
+    provider.shutdown()
+    (data,) = exporter.exported
+    scopes = {entry.scope.name: [m.name for m in entry.metrics] for entry in data.resource_metrics[0].scope_metrics}
+    assert scopes == {"other": ["d"], "test": ["c", METRIC.name]}
+    merged = next(e for e in data.resource_metrics[0].scope_metrics if e.scope.name == "test").metrics[1]
+    assert merged.data.aggregation_temporality is temporality  # type: ignore[union-attr]
