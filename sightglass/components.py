@@ -1,6 +1,7 @@
 """The programs of a stack on one machine: what is started, with which environment, and when it is ready."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from sightglass.grafana import GrafanaHome
 from sightglass.settings import HOST, REPOSITORY, Settings
 
 HELM_CONFIG = REPOSITORY / "helm-config"
+SERVICE_SETTINGS = ("TEXT_CLASSIFIER_", "OTEL_TRACES_SAMPLER")
+"""Beginnings of the variables that the service takes from the environment of ``make up``."""
 COLLECTOR_CONFIG = REPOSITORY / "collector-config" / "collector.yaml"
 
 
@@ -329,6 +332,7 @@ class _Maker:
                 *("--host", HOST, "--port", str(self._ports["service"])),
             ],
             environment={
+                **{name: value for name, value in os.environ.items() if name.startswith(SERVICE_SETTINGS)},
                 **service_environment(self.settings),
                 "OTEL_SERVICE_NAME": names.SERVICE,
                 "OTEL_RESOURCE_ATTRIBUTES": (

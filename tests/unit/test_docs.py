@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from sightglass.settings import PORTS, PREFIX, REPOSITORY, Settings
+from text_classifier.settings import Settings as ServiceSettings
 
 README = (REPOSITORY / "README.md").read_text()
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -25,6 +26,14 @@ def test_table_of_ports_is_the_settings() -> None:
 def test_every_setting_is_in_the_readme() -> None:
     named = set(re.findall(rf"`({PREFIX}[A-Z_]+)", README)) - {port.variable for port in PORTS}
     assert named == {PREFIX + field.upper() for field in Settings.model_fields}
+
+
+def test_every_setting_of_the_service_is_in_its_page() -> None:
+    page = (REPOSITORY / "docs" / "your-model.md").read_text()
+    table = {row[0]: row[1:] for row in rows(page, 3)}
+    for name, field in ServiceSettings.model_fields.items():
+        assert field.description
+        assert table[f"`TEXT_CLASSIFIER_{name.upper()}`"] == (field.description.rstrip("."), f"`{field.default}`")
 
 
 def test_make_targets_in_documents_exist_and_all_are_in_the_readme() -> None:
