@@ -56,6 +56,7 @@ PORTS = (
     Port("collector_metrics", 8888, "collector", "its own metrics"),
     Port("minio", 9000, "minio", "S3 API, metrics"),
     Port("minio_console", 9001, "minio", "object browser"),
+    Port("locust", 8089, "locust", "load test's own page, with --web"),
 )
 
 

@@ -38,7 +38,7 @@ def test_dry_run_prints_the_plan_and_does_nothing(call: Call, tmp_path: Path) ->
     order = [line.split(" ")[0].rstrip(",") for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert order[0] == "minio"
     assert order.index("loki") < order.index("collector") < order.index("promtail")
-    for port in PORTS:
+    for port in (known for known in PORTS if known.component in order):
         assert str(port.default + 31000) in done.stdout, port
     assert not (tmp_path / "state").exists()
 

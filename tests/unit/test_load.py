@@ -446,9 +446,9 @@ def test_locusts_page_runs_the_test_for_this_machine_only(tmp_path: Path) -> Non
     port = free_port()
     page = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
-        command(stand_in.url, "--duration", "1", *GENEROUS, "--web", "--port", str(port)),
+        command(stand_in.url, "--duration", "1", *GENEROUS, "--web"),
         cwd=REPOSITORY,
-        env=environment(tmp_path),
+        env=environment(tmp_path, SIGHTGLASS_LOCUST_PORT=str(port)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -487,9 +487,9 @@ def test_taken_port_of_the_page_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
-            command(stand_in.url, "--web", "--port", str(port)),
+            command(stand_in.url, "--web"),
             cwd=REPOSITORY,
-            env=environment(tmp_path),
+            env=environment(tmp_path, SIGHTGLASS_LOCUST_PORT=str(port)),
             capture_output=True,
             text=True,
             timeout=60,
@@ -497,7 +497,7 @@ def test_taken_port_of_the_page_is_named(tmp_path: Path) -> None:
         )
     stand_in.close()
     assert done.returncode == 2
-    assert re.fullmatch(rf"load_testing: Locust's page cannot have port {port} \(.*\): .*--port\.\n", done.stderr)
+    assert re.fullmatch(rf"load_testing: Locust's page cannot have port {port} \(.*\): .*SIGHTGLASS_LOCUST_PORT.*\n", done.stderr)
 
 
 @pytest.mark.parametrize(
