@@ -497,7 +497,8 @@ def test_taken_port_of_the_page_is_named(tmp_path: Path) -> None:
         )
     stand_in.close()
     assert done.returncode == 2
-    assert re.fullmatch(rf"load_testing: Locust's page cannot have port {port} \(.*\): .*SIGHTGLASS_LOCUST_PORT.*\n", done.stderr)
+    sentence = rf"load_testing: Locust's page cannot have port {port} \(.*\): .*SIGHTGLASS_LOCUST_PORT.*\n"
+    assert re.fullmatch(sentence, done.stderr)
 
 
 @pytest.mark.parametrize(
