@@ -66,8 +66,8 @@ def test_with_one_server_stopped_exactly_its_rows_are_red(stack: Running, compon
     assert status.returncode == 1
 
 
-def line(stack: Running) -> str:
-    """Append a line to the service's log, as the service would; returns its trace id."""
+def line(stack: Running, service: str = names.SERVICE) -> str:
+    """Append a line to a service's log, as the service would; returns its trace id."""
     trace_id = secrets.token_hex(16)
     record = {
         "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
@@ -78,18 +78,18 @@ def line(stack: Running) -> str:
         "span_id": secrets.token_hex(8),
         "trace_flags": "01",
     }
-    file = stack.settings.service_logs_dir / f"{names.SERVICE}.log"
+    file = stack.settings.service_logs_dir / f"{service}.log"
     with file.open("a") as log:
         log.write(json.dumps(record) + "\n")
     return trace_id
 
 
-def expect_lines(stack: Running, trace_ids: list[str], since: float) -> None:
+def expect_lines(stack: Running, trace_ids: list[str], since: float, service: str = names.SERVICE) -> None:
     """Every line is in Loki exactly once, and stays so."""
 
     def counts() -> None:
         start_, end = int((since - 60) * SECOND), int((since + 600) * SECOND)
-        found = stack.loki.lines(f'{{service_name="{names.SERVICE}"}} | event_name="test"', start=start_, end=end)
+        found = stack.loki.lines(f'{{service_name="{service}"}} | event_name="test"', start=start_, end=end)
         ids = [item.labels["trace_id"] for item in found]
         wrong = {trace_id: ids.count(trace_id) for trace_id in trace_ids if ids.count(trace_id) != 1}
         if wrong:
@@ -108,6 +108,21 @@ def test_lines_printed_during_an_outage_arrive_once(stack: Running, component: s
     start(stack, component)
     ids.append(line(stack))
     expect_lines(stack, ids, since)
+
+
+def test_no_line_is_lost_when_the_log_is_rotated(stack: Running, logs: Path) -> None:
+    since = datetime.now(UTC).timestamp()
+    file = logs / "rotating.log"
+    ids = []
+    for _ in range(4):
+        ids += [line(stack, "rotating") for _ in range(50)]
+        expect_lines(stack, ids[:1], since, "rotating")  # Promtail has the file open
+        ids += [line(stack, "rotating") for _ in range(50)]
+        file.rename(logs / "rotating.log.1")
+    ids.append(line(stack, "rotating"))
+    expect_lines(stack, ids, since, "rotating")
+    for left in logs.glob("rotating.log*"):
+        left.unlink()
 
 
 def test_lines_survive_a_killed_collector_that_could_not_deliver(stack: Running) -> None:
