@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_if_missing_trains_once(trained: tuple[Path, subprocess.CompletedProcess
     done = run(home, "--if-missing")
     assert (done.returncode, "nothing to do" in done.stdout) == (0, True)
     assert len(models(home)) == 1
+
+
+def test_model_of_other_data_stays_when_its_data_is_away_only(
+    trained: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(trained[0], home)
+    (path,) = models(home)
+    path.write_text(path.read_text().replace(corpus.small_corpus().sha256, "0" * 64))
+    assert "nothing to do" in run(home, "--if-missing").stdout
+    assert len(models(home)) == 1
+    assert "nothing to do" not in run(home, "--if-missing", "--corpus", "small").stdout
+    assert len(models(home)) == 2
 
 
 def test_demanded_corpus_that_is_away_is_a_clear_error(tmp_path: Path) -> None:

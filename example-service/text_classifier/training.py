@@ -1,0 +1,199 @@
+"""Train the classifier and save it in BentoML's model store: ``python -m text_classifier.training [--if-missing]``."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import bentoml
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from sklearn.pipeline import Pipeline
+
+from text_classifier import corpus as corpora
+from text_classifier import pipeline as pipelines
+from text_classifier.settings import CLASSES, MODEL_NAME
+
+_LIBRARIES: Final = ("bentoml", "scikit-learn", "numpy", "scipy")
+_QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def fingerprint(parameters: pipelines.Parameters) -> str:
+    """SHA-256 of the code and parameters that decide what the training produces."""
+    digest = hashlib.sha256(repr(sorted(parameters.as_dict().items())).encode())
+    for module in (pipelines, corpora):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    digest.update(metadata.version("scikit-learn").encode())
+    return digest.hexdigest()
+
+
+def git_commit(folder: Path) -> str:
+    """Return the commit of ``folder``'s repository, with ``-dirty`` if files differ from it, else ``unknown``."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def find(data_sha256: str | None, training_sha256: str) -> bentoml.Model | None:
+    """Return the newest model, which is the one that is served, if it is of this data and this training.
+
+    None for the data takes any: a machine that lost its network keeps the model that it has.
+    """
+    # Listing by name raises where there is none.
+    models = [model for model in bentoml.models.list() if model.tag.name == MODEL_NAME]
+    newest = max(models, key=lambda model: model.creation_time, default=None)
+    if newest is None or newest.info.metadata.get("training_sha256") != training_sha256:
+        return None
+    same_data = data_sha256 in (None, newest.info.metadata.get("training_data_sha256"))
+    return newest if same_data else None
+
+
+def evaluate(model: Pipeline, split: corpora.Split) -> dict[str, Any]:
+    """Score a model on a split: accuracy, calibration error, and precision, recall, F1 and support per class."""
+    probabilities = model.predict_proba(split.texts)
+    labels = np.asarray(split.labels)
+    predicted = probabilities.argmax(axis=1)
+    scores = precision_recall_fscore_support(labels, predicted, labels=range(len(CLASSES)), zero_division=0.0)
+    per_class = {
+        name: {
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "support": int(support),
+        }
+        for name, precision, recall, f1, support in zip(CLASSES, *scores, strict=True)
+    }
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "macro_f1": float(np.mean([score["f1"] for score in per_class.values()])),
+        "calibration_error": pipelines.expected_calibration_error(probabilities, labels),
+        "per_class": per_class,
+    }
+
+
+def reference_profile(model: Pipeline, split: corpora.Split) -> dict[str, dict[str, float]]:
+    """Quantiles of each input feature on a split, the reference that drift is measured against."""
+    staged = pipelines.StagedPipeline(model, CLASSES)
+    documents = [pipelines.normalise(text) for text in split.texts]
+    _, known = staged.vectorize(documents)
+    rows = []
+    for text, words, in_vocabulary in zip(split.texts, documents, known, strict=True):
+        row = pipelines.profile(text, words)
+        row.out_of_vocabulary = 1.0 - in_vocabulary / row.words if row.words else 0.0
+        rows.append(row)
+    return {
+        name: {
+            f"p{quantile * 100:02.0f}": float(value)
+            for quantile, value in zip(
+                _QUANTILES, np.quantile([getattr(row, name) for row in rows], _QUANTILES), strict=True
+            )
+        }
+        for name in pipelines.TextProfile.__slots__
+    }
+
+
+def save(
+    model: Pipeline, corpus: corpora.Corpus, training_sha256: str, parameters: pipelines.Parameters
+) -> bentoml.Model:
+    """Save a trained model with everything needed to trace a prediction back to its training."""
+    versions = {name: metadata.version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
+    saved: bentoml.Model = bentoml.sklearn.save_model(
+        MODEL_NAME,
+        model,
+        signatures={"predict_proba": {"batchable": True}},
+        labels={"owner": "sightglass"},
+        metadata={
+            "corpus": corpus.name,
+            "training_data_sha256": corpus.sha256,
+            "training_sha256": training_sha256,
+            "git_commit": git_commit(Path(__file__).parent),
+            "classes": list(CLASSES),
+            "parameters": parameters.as_dict(),
+            "scores": evaluate(model, corpus.test),
+            "reference_profile": reference_profile(model, corpus.test),
+            "libraries": versions,
+        },
+    )
+    return saved
+
+
+def _report(console: Console, model: bentoml.Model) -> None:
+    scores: dict[str, Any] = dict(model.info.metadata)["scores"]  # type: ignore[assignment]
+    table = Table(
+        title=f"{model.tag}: accuracy {scores['accuracy']:.3f}, calibration error {scores['calibration_error']:.3f}"
+    )
+    table.add_column("class")
+    for column in ("precision", "recall", "f1", "support"):
+        table.add_column(column, justify="right")
+    for name, score in scores["per_class"].items():
+        table.add_row(name, *(f"{score[key]:.3f}" for key in ("precision", "recall", "f1")), str(score["support"]))
+    console.print(table)
+
+
+@click.command()
+@click.option("--if-missing", is_flag=True, help="Do nothing when a model of the same data and training exists.")
+@click.option(
+    "--corpus",
+    "source",
+    type=click.Choice(["auto", "newsgroups", "small"]),
+    default="auto",
+    show_default=True,
+    help="auto takes 20 Newsgroups, else the small corpus of this project.",
+)
+def main(if_missing: bool, source: Literal["auto", "newsgroups", "small"]) -> None:
+    """Train the text classifier and save it in BentoML's model store (BENTOML_HOME)."""
+    console = Console()
+    logging.getLogger("bentoml").setLevel(logging.WARNING)
+    parameters = pipelines.Parameters()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("loading the corpus", total=None)
+        try:
+            corpus = corpora.load(source)
+        except corpora.CorpusUnavailableError as error:
+            raise click.ClickException(str(error)) from error
+        training_sha256 = fingerprint(parameters)
+        fallen_back = corpus.name == corpora.SMALL_CORPUS_NAME and source == "auto"
+        if if_missing and (found := find(None if fallen_back else corpus.sha256, training_sha256)):
+            known = str(found.info.metadata["corpus"])
+            console.print(f"{found.tag} was trained by the same code on {known}: nothing to do.")
+            return
+        if fallen_back:
+            console.print(
+                "20 Newsgroups cannot be had here: training on the small corpus of this project. "
+                "Set SCIKIT_LEARN_DATA or connect to the network for the real one."
+            )
+        progress.update(task, description=f"training on {len(corpus.train.texts)} texts of {corpus.name}")
+        model = pipelines.new_pipeline(parameters)
+        model.fit(corpus.train.texts, corpus.train.labels)
+        progress.update(task, description=f"scoring on {len(corpus.test.texts)} texts and saving")
+        try:
+            saved = save(model, corpus, training_sha256, parameters)
+        except OSError as error:
+            home = os.environ.get("BENTOML_HOME", "~/bentoml")
+            raise click.ClickException(
+                f"The model could not be saved ({error.strerror}): set BENTOML_HOME to a folder you can write, "
+                f"it is {home} now."
+            ) from error
+    _report(console, saved)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
