@@ -229,6 +229,15 @@ SERVERS = (
 )
 
 
+LOAD_GENERATOR = Server(
+    name="vegeta",
+    folder=SERVERS_DIR / "vegeta",
+    module="github.com/tsenart/vegeta/v12",
+    programs={"vegeta": "github.com/tsenart/vegeta/v12"},
+)
+"""What the benchmark of the telemetry's cost sends its requests with; no part of a stack."""
+
+
 def server_versions(servers: Collection[Server] = SERVERS) -> dict[str, str]:
     """Version by server name, read from the lock files, which are the only place where versions stand."""
     return {server.name: server.version() for server in servers}
