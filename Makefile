@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m sightglass
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help up down clean status env logs verify load bench latency test unit integration check format lock
+.PHONY: help up down clean status env logs verify load bench latency test unit integration servers check format lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,17 +41,20 @@ bench: $(VENV)/ready ## throughput and p99 with telemetry, without, and against 
 latency: $(VENV)/ready ## seconds from emission to found over 100 requests on the running stack
 	@$(BIN)/python -m load_testing.latency $(ARGS)
 
-test: check ## everything: static checks, unit tests, integration tests on a stack of their own
+test: check servers ## everything: static checks, unit tests, integration tests on a stack of their own
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit integration
+
+servers: $(VENV)/ready ## build the servers that are missing, once per machine
+	@$(BIN)/python -m sightglass.build > /dev/null
 
 check: $(VENV)/ready ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-unit: $(VENV)/ready ## tests that need no stack
+unit: servers ## tests that need no stack
 	@$(BIN)/pytest tests/unit $(ARGS)
 
-integration: $(VENV)/ready ## tests that start a stack of their own, beside a running one
+integration: servers ## tests that start a stack of their own, beside a running one
 	@$(BIN)/pytest tests/integration $(ARGS)
 
 format: $(VENV)/ready ## rewrite the code as ruff wants it
