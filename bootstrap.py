@@ -38,8 +38,10 @@ def main(folder: str) -> None:
         )
     why = "the locked packages cannot be installed; the reason stands above"
     uv = [venv / "bin" / "uv", "pip"]
-    _run(why, *uv, "sync", "--quiet", "--python", python, "--require-hashes", LOCK)
-    _run(why, *uv, "install", "--quiet", "--python", python, "--no-deps", "--no-build-isolation", "--editable", ".")
+    # The machine's own certificates, as pip and Go take them: a company's mirror is trusted by all or by none.
+    options = ("--quiet", "--system-certs", "--python", python)
+    _run(why, *uv, "sync", *options, "--require-hashes", LOCK)
+    _run(why, *uv, "install", *options, "--no-deps", "--no-build-isolation", "--editable", ".")
     (venv / "ready").touch()
 
 
