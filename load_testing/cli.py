@@ -3,7 +3,7 @@
 import os
 import sys
 from dataclasses import asdict, replace
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import click
@@ -29,16 +29,7 @@ _SHARE = click.FloatRange(0, 1)
 _POSITIVE = click.FloatRange(0, min_open=True)
 
 
-class _Command(click.Command):
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            print(f"load_testing: {error}", file=sys.stderr)
-            sys.exit(2)
-
-
-@click.command(cls=_Command, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--shape", type=click.Choice(list(SHAPES)), default=Load.shape, help="All users, or spikes of them.")
 @click.option("--users", type=click.IntRange(1), default=Load.users, help="Users at one time, at most.")
 @click.option("--duration", type=_POSITIVE, default=Load.duration, help="Seconds.")

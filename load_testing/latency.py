@@ -3,7 +3,6 @@
 Each request is looked for by its own trace id, side by side in every server, from the moment it was sent.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -121,7 +120,4 @@ def _table(bench: Bench, requests: int) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"sightglass: {error}")
+    main()

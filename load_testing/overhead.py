@@ -122,10 +122,6 @@ GOALS: Final = (
 )
 
 
-class BenchmarkError(click.ClickException):
-    """Something the benchmark needs is missing or broke; the message says what to do."""
-
-
 def _pinned(cores: set[int]) -> Callable[[], None]:
     return lambda: os.sched_setaffinity(0, cores)
 
@@ -148,7 +144,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             pass
         time.sleep(0.1)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-    raise BenchmarkError(f"{process.args!r} is not ready at {url}; its last lines were:\n{tail}")
+    raise UserError(f"{process.args!r} is not ready at {url}; its last lines were:\n{tail}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -348,16 +344,16 @@ def main(rounds: int, seconds: float, only: tuple[str, ...]) -> None:
     """
     console = Console()
     if not hasattr(os, "sched_setaffinity"):
-        raise BenchmarkError("The benchmark gives the service a core of its own, which works on Linux only.")
+        raise UserError("The benchmark gives the service a core of its own, which works on Linux only.")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise BenchmarkError("The benchmark needs two cores: one for the service, one for everything else.")
+        raise UserError("The benchmark needs two cores: one for the service, one for everything else.")
     collector_program, generator = _prepare(console)
     service_core, other_core = {cores[0]}, {cores[1]}
     try:
         posts = corpus.newsgroups().test.texts
     except corpus.CorpusUnavailableError as error:
-        raise BenchmarkError(str(error)) from error
+        raise UserError(str(error)) from None
     texts = [text[:POST_CHARACTERS] for text in posts]
     chosen = [variant for variant in VARIANTS if not only or variant.name in only]
     results: dict[str, list[Result]] = {variant.name: [] for variant in chosen}
@@ -386,25 +382,22 @@ def main(rounds: int, seconds: float, only: tuple[str, ...]) -> None:
     console.print(_table(results))
     missed = [goal for goal in GOALS if {goal.over, goal.under} <= set(results) and not _show(console, results, goal)]
     if lost:
-        raise BenchmarkError(f"{lost} spans were not received: the measurement does not count.")
+        raise UserError(f"{lost} spans were not received: the measurement does not count.")
     if missed:
-        raise BenchmarkError(f"{len(missed)} of {len(GOALS)} goals were missed.")
+        raise UserError(f"{len(missed)} of {len(GOALS)} goals were missed.")
 
 
 def _prepare(console: Console) -> tuple[Path, Path]:
     """Build the Collector and the load generator, train the model; returns the two programs."""
-    try:
-        loaded = settings.load()
-        programs = build.ensure_binaries(
-            bin_dir=loaded.bin_dir,
-            cache_dir=loaded.cache_dir,
-            console=console,
-            names=("otelcol", "vegeta"),
-            servers=(*SERVERS, LOAD_GENERATOR),
-        )
-        up.train(loaded)
-    except UserError as error:
-        raise BenchmarkError(str(error)) from None
+    loaded = settings.load()
+    programs = build.ensure_binaries(
+        bin_dir=loaded.bin_dir,
+        cache_dir=loaded.cache_dir,
+        console=console,
+        names=("otelcol", "vegeta"),
+        servers=(*SERVERS, LOAD_GENERATOR),
+    )
+    up.train(loaded)
     os.environ.update(components.service_environment(loaded))
     return programs["otelcol"], programs["vegeta"]
 

@@ -74,6 +74,13 @@ def get(
     return answer
 
 
+def _flush(server: str, url: str) -> None:
+    try:
+        httpx.post(f"{url}/flush", timeout=TIMEOUT, trust_env=False).raise_for_status()
+    except httpx.HTTPError as error:
+        raise NotYet(f"{server} does not flush at {url} ({error})") from None
+
+
 class Tempo:
     """Traces."""
 
@@ -98,11 +105,7 @@ class Tempo:
 
     def flush(self) -> None:
         """Write what is in memory to object storage now."""
-        url = f"{self.url}/flush"
-        try:
-            httpx.post(url, timeout=TIMEOUT, trust_env=False).raise_for_status()
-        except httpx.HTTPError as error:
-            raise NotYet(f"tempo does not flush at {url} ({error})") from None
+        _flush("tempo", self.url)
 
 
 class Loki:
@@ -131,11 +134,7 @@ class Loki:
 
     def flush(self) -> None:
         """Write the chunks that are in memory to object storage now."""
-        url = f"{self.url}/flush"
-        try:
-            httpx.post(url, timeout=TIMEOUT, trust_env=False).raise_for_status()
-        except httpx.HTTPError as error:
-            raise NotYet(f"loki does not flush at {url} ({error})") from None
+        _flush("loki", self.url)
 
 
 class Prometheus:

@@ -26,7 +26,7 @@ from rich.console import Console
 from sightglass import settings
 from sightglass.errors import UserError
 from sightglass.progress import Meter
-from sightglass.servers import SERVERS, Server, host, server_versions
+from sightglass.servers import LOAD_GENERATOR, SERVERS, Server, host, server_versions
 
 __all__ = ["ensure_binaries", "lock", "server_versions"]
 
@@ -341,17 +341,17 @@ def _resolve(source: Path, packages: list[str], commands: _Commands, meter: Mete
 def main(programs: tuple[str, ...], to_lock: str | None) -> None:
     """Build PROGRAMS (all by default) and print where they are."""
     console = Console(stderr=True)
-    by_name = {server.name: server for server in SERVERS}
+    by_name = {server.name: server for server in (*SERVERS, LOAD_GENERATOR)}
+    if to_lock is not None:
+        if to_lock not in by_name:
+            raise click.BadParameter(f"{to_lock!r} is none of {', '.join(by_name)}.")
+        lock(by_name[to_lock], console)
+        return
+    here = settings.load()
     try:
-        if to_lock is not None:
-            if to_lock not in by_name:
-                raise click.BadParameter(f"{to_lock!r} is none of {', '.join(by_name)}.")
-            lock(by_name[to_lock], console)
-            return
-        here = settings.load()
         paths = ensure_binaries(bin_dir=here.bin_dir, cache_dir=here.cache_dir, console=console, names=programs or None)
-    except (UserError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
     for name, path in sorted(paths.items()):
         click.echo(f"{name} {path}")
 

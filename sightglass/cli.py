@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import click
 
@@ -14,16 +13,7 @@ from sightglass.settings import Settings
 from sightglass.verify.run import TIMEOUT, Row, verify
 
 
-class _Group(click.Group):
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            print(f"sightglass: {error}", file=sys.stderr)
-            sys.exit(2)
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run the stack on this machine, and prove that every signal of the service arrives."""
 

@@ -395,13 +395,13 @@ def test_absent_service_is_one_sentence(runs: Runs) -> None:
     ended = runs["absent"].result()
     assert ended.status == 2
     expected = f"The service does not answer at {ended.url} (ConnectError): start it with `make up`, or set --url."
-    assert ended.errors == f"load_testing: {expected}\n"
+    assert ended.errors == f"sightglass: {expected}\n"
 
 
 def test_service_that_is_not_ready_is_one_sentence(runs: Runs) -> None:
     ended = runs["not ready"].result()
     assert ended.status == 2
-    assert ended.errors.startswith(f"load_testing: The service at {ended.url} is not ready")
+    assert ended.errors.startswith(f"sightglass: The service at {ended.url} is not ready")
     assert ended.seen == []
 
 
@@ -497,7 +497,7 @@ def test_taken_port_of_the_page_is_named(tmp_path: Path) -> None:
         )
     stand_in.close()
     assert done.returncode == 2
-    sentence = rf"load_testing: Locust's page cannot have port {port} \(.*\): .*SIGHTGLASS_LOCUST_PORT.*\n"
+    sentence = rf"sightglass: Locust's page cannot have port {port} \(.*\): .*SIGHTGLASS_LOCUST_PORT.*\n"
     assert re.fullmatch(sentence, done.stderr)
 
 

@@ -27,6 +27,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metri
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from ml_telemetry import signals
+from sightglass import polling
+from sightglass.polling import NotYet
 
 REPOSITORY = Path(__file__).parents[2]
 MARKER = "zanzibarquux"
@@ -53,13 +55,13 @@ TextClassifier = service.TextClassifier
 
 def until(probe: Callable[[], T | None], what: str, seconds: float = 20.0) -> T:
     """Poll until the probe gives something; fail with what was awaited."""
-    deadline = time.monotonic() + seconds
-    while True:
+
+    def given() -> T:
         if found := probe():
             return found
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
+        raise NotYet("nothing yet")
+
+    return polling.until(given, timeout=seconds, interval=0.02, what=what)
 
 
 @dataclass
