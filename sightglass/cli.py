@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
+import filelock
 
-from sightglass import components, credentials, servers, settings, stack, tables, target, up
+from sightglass import components, credentials, settings, stack, tables, target, up
 from sightglass.errors import UserError
 from sightglass.settings import Settings
 from sightglass.verify.run import TIMEOUT, Row, verify
@@ -22,11 +24,13 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="Print the plan; build and start nothing.")
 def up_command(dry_run: bool) -> None:
     """Build, train, start everything, then prove it. What runs already is left alone."""
-    console = tables.console(stderr=not dry_run)
+    loaded = settings.load()
     if dry_run:
-        up.dry_run(settings.load(), console)
+        up.dry_run(loaded, tables.console())
         return
-    if not up.up(settings.load(), tables.console()).ok:
+    with _alone(loaded):
+        report = up.up(loaded, tables.console())
+    if not report.ok:
         raise UserError("Not every signal arrived: the red rows above say which and what was seen last.")
 
 
@@ -34,16 +38,17 @@ def up_command(dry_run: bool) -> None:
 def down() -> None:
     """Stop everything; data and models stay."""
     loaded = settings.load()
-    stopped = _known_stack(loaded).tear_down(lambda name: print(f"stopped {name}"))
-    print("Nothing is left running." if stopped else "Nothing was running.")
+    with _alone(loaded):
+        _down(loaded)
 
 
 @main.command()
-@click.pass_context
-def clean(context: click.Context) -> None:
+def clean() -> None:
     """Stop everything and forget data, secrets and models."""
-    context.invoke(down)
-    up.clean(settings.load())
+    loaded = settings.load()
+    with _alone(loaded):
+        _down(loaded)
+        up.clean(loaded)
 
 
 @main.command()
@@ -53,7 +58,7 @@ def status(as_json: bool) -> None:
     loaded = settings.load()
     the_stack = _known_stack(loaded)
     statuses = the_stack.status()
-    versions = servers.server_versions()
+    versions = up.versions(statuses)
     if as_json:
         fields = ("pid", "ready", "url", "state", "detail")
         answer = {
@@ -113,6 +118,26 @@ def verify_command(as_json: bool, timeout: float) -> None:
     else:
         console.print(tables.verify_table(report))
     sys.exit(0 if report.ok else 1)
+
+
+@contextmanager
+def _alone(loaded: Settings) -> Iterator[None]:
+    """One command at a time brings a stack up or down."""
+    # Beside the folder, because `clean` removes the folder itself.
+    file = loaded.state_dir.with_name(f"{loaded.state_dir.name}.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(file, blocking=False):
+            yield
+    except filelock.Timeout:
+        raise UserError(
+            f"Another `make up`, `make down` or `make clean` is at work in {loaded.state_dir}: wait for its end."
+        ) from None
+
+
+def _down(loaded: Settings) -> None:
+    stopped = _known_stack(loaded).tear_down(lambda name: print(f"stopped {name}"))
+    print("Nothing is left running." if stopped else "Nothing was running.")
 
 
 def _control(verb: str, action: Callable[[stack.Stack, str], None]) -> None:

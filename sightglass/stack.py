@@ -90,7 +90,11 @@ class Stack:
 
         with ThreadPoolExecutor(max_workers=len(self.components)) as pool:
             futures: list[Future[None]] = [pool.submit(start, component) for component in self.components]
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            except KeyboardInterrupt:
+                failed.set()  # nobody waits for readiness any more; what runs goes on
+                raise
             for future in done:
                 future.result()
 

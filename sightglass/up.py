@@ -1,14 +1,17 @@
 """``make up``: from a checkout to a served model whose every signal is proved to arrive."""
 
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 
+import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +19,7 @@ from rich.table import Table
 from sightglass import build, components, credentials, grafana, stack, tables, target
 from sightglass.errors import UserError
 from sightglass.grafana import GrafanaHome
-from sightglass.servers import SERVERS
+from sightglass.servers import SERVERS, server_versions
 from sightglass.settings import PORTS, REPOSITORY, SERVICE, Settings
 from sightglass.verify.run import Report, verify
 
@@ -97,6 +100,17 @@ def train(settings: Settings) -> None:
         raise UserError("The classifier could not be trained; the reason stands above.")
 
 
+def versions(statuses: Iterable[stack.ComponentStatus]) -> dict[str, str]:
+    """Version by component; Grafana, which may be anybody's, is asked for its own."""
+    found = {**server_versions(), SERVICE: metadata.version("sightglass")}
+    for status in statuses:
+        if status.name == "grafana" and status.ready:
+            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
+                answer = httpx.get(f"{status.url}/api/health", timeout=5, trust_env=False)
+                found["grafana"] = answer.json()["version"]
+    return found
+
+
 def clean(settings: Settings) -> None:
     """Forget the stack's data, secrets and models; the built servers stay in the cache."""
     if settings.state_dir.exists() and not (settings.run_dir.exists() or credentials_file(settings).exists()):
@@ -107,14 +121,15 @@ def clean(settings: Settings) -> None:
 def _addresses(settings: Settings, home: GrafanaHome | None) -> Table:
     table = Table(title="Where to look, and what to do next", title_justify="left", show_header=False)
     rows: Mapping[str, str] = {
-        "predict": f'curl -s {settings.url("service")}/predict --json \'{{"text": "a puck in the net"}}\'',
+        "predict": f"curl -s {settings.url('service')}/predict -H content-type:application/json "
+        """-d '{"text": "a puck in the net"}'""",
         "Grafana": f"{settings.url('grafana')} (admin, password in {credentials_file(settings)})"
         if home
         else "does not run; `make status` says why",
-        "Prometheus": settings.url("prometheus"),
+        "Prometheus (API)": settings.url("prometheus"),
         "Alertmanager": settings.url("alertmanager"),
-        "Loki": settings.url("loki_http"),
-        "Tempo": settings.url("tempo_http"),
+        "Loki (API)": settings.url("loki_http"),
+        "Tempo (API)": settings.url("tempo_http"),
         "OTLP": f"{settings.url('collector_otlp_http')} (HTTP)",
         "MinIO": settings.url("minio_console"),
         "state": "make status",

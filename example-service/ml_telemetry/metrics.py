@@ -16,7 +16,7 @@ from ml_telemetry.record import BatchRecord, PredictionRecord, RequestRecord
 
 _NANOSECONDS: Final = 1e-9
 # Rows that wait for a collection before they are counted at once; only a stuck exporter lets it come to that.
-_MAXIMUM_ROWS: Final = 16_384
+_MAXIMUM_ROWS: Final = 4_096
 
 _FEATURES: Final = (
     signals.CHARACTERS,

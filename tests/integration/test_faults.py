@@ -5,6 +5,8 @@ import os
 import re
 import secrets
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,14 +68,14 @@ def test_with_one_server_stopped_exactly_its_rows_are_red(stack: Running, compon
     assert status.returncode == 1
 
 
-def line(stack: Running, service: str = names.SERVICE) -> str:
+def line(stack: Running, service: str = names.SERVICE, message: str = "written by a test") -> str:
     """Append a line to a service's log, as the service would; returns its trace id."""
     trace_id = secrets.token_hex(16)
     record = {
         "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "severity": "INFO",
         "event.name": "test",
-        "message": "written by a test",
+        "message": message,
         "trace_id": trace_id,
         "span_id": secrets.token_hex(8),
         "trace_flags": "01",
@@ -82,6 +84,15 @@ def line(stack: Running, service: str = names.SERVICE) -> str:
     with file.open("a") as log:
         log.write(json.dumps(record) + "\n")
     return trace_id
+
+
+def test_collector_redacts_lines(stack: Running) -> None:
+    since = datetime.now(UTC).timestamp()
+    trace_id = line(stack, message="mail someone@example.org, token Bearer abcdefgh12345678")
+    expect_lines(stack, [trace_id], since)
+    query = f'{{service_name="{names.SERVICE}"}} | trace_id="{trace_id}"'
+    (found,) = stack.loki.lines(query, start=int((since - 60) * SECOND), end=int((since + 600) * SECOND))
+    assert json.loads(found.line)["message"] == "mail ****, token ****"
 
 
 def expect_lines(stack: Running, trace_ids: list[str], since: float, service: str = names.SERVICE) -> None:
@@ -196,6 +207,14 @@ def test_a_killed_server_comes_back_by_itself(stack: Running) -> None:
             raise NotYet(str(state))
 
     polling.until(back, timeout=WAIT, what="promtail to come back")
+
+
+def test_latency_benchmark_finds_every_signal(stack: Running) -> None:
+    command = [sys.executable, "-m", "load_testing.latency", "--requests", "5", "--every", "0.2"]
+    done = subprocess.run(command, env=stack.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [row.split() for row in done.stdout.splitlines() if row.startswith("│")]
+    assert [row[-2] for row in rows] == ["0", "0", "0", "0"], done.stdout
 
 
 def test_logs_of_the_service_are_the_only_ones_tailed(logs: Path) -> None:

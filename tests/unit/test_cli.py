@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 
 from sightglass.settings import PORTS, REPOSITORY
@@ -79,6 +80,14 @@ def test_wrong_setting_ends_a_command_with_its_sentence(call: Call) -> None:
 def test_down_of_nothing(call: Call) -> None:
     done = call("down")
     assert (done.returncode, done.stdout) == (0, "Nothing was running.\n")
+
+
+def test_one_command_at_a_time_brings_a_stack_up_or_down(call: Call, tmp_path: Path) -> None:
+    with filelock.FileLock(tmp_path / "state.lock"):
+        for command in ("up", "down", "clean"):
+            done = call(command)
+            assert (done.returncode, "is at work in" in done.stderr) == (2, True)
+    assert call("down").returncode == 0
 
 
 def test_clean_deletes_a_stacks_folder_only(call: Call, tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""The benchmark's arithmetic: goals can be missed, and lost spans are noticed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from load_testing.overhead import FULL, GOALS, SILENT, SPANS_PER_REQUEST, STOCK, Result, expected_spans, judge
+
+
+def rounds(throughput: float, p99: float) -> list[Result]:
+    """Three rounds whose median is the given one, with an outlier on each side."""
+    return [Result(throughput * factor, 1.0, p99 * factor, 1.0, 0) for factor in (0.1, 1.0, 9.0)]
+
+
+@pytest.mark.parametrize(
+    ("full", "silent", "stock", "met"),
+    [
+        ((850, 25), (1000, 10), (680, 100), [True, True, True]),
+        ((849, 25), (1000, 10), (680, 100), [False, False, True]),
+        ((850, 26), (1000, 10), (680, 100), [True, True, False]),
+    ],
+)
+def test_goals_are_ratios_of_medians(
+    full: tuple[float, float], silent: tuple[float, float], stock: tuple[float, float], met: list[bool]
+) -> None:
+    results = {FULL: rounds(*full), SILENT: rounds(*silent), STOCK: rounds(*stock)}
+    assert [judge(results, goal)[1] for goal in GOALS] == met
+
+
+def test_expected_spans_count_requests_and_batches(tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    lines = [{"event.name": "ml.prediction", "ml.batch.size": size} for size in (1, 2, 2, 4, 4, 4, 4)]
+    log.write_text("\n".join(json.dumps(line) for line in [*lines, {"event.name": "log"}]))
+    assert expected_spans(log) == 7 * SPANS_PER_REQUEST + 3
