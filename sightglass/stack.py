@@ -189,7 +189,7 @@ class Stack:
                     raise UserError(
                         f"Port {number} ({port.component}: {port.purpose}) is taken by {processes.listener(number)}: "
                         f"stop that, or set {port.variable} to a free port, "
-                        f"or {PREFIX}PORT_OFFSET to move all ports, e.g. to 1000."
+                        f"or {PREFIX}PORT_OFFSET to move all ports, e.g. to 10000."
                     ) from None
 
 

@@ -12,7 +12,6 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +28,10 @@ from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from opentelemetry.sdk.metrics.export import Metric as MetricData
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from ml_telemetry.record import SpanReference
 from ml_telemetry.signals import Metric
 
 Labels = Mapping[str, str | int]
-
-
-class TraceReference(Protocol):
-    """Where a measured value was seen: wall-clock nanoseconds and hexadecimal ids of a sampled span."""
-
-    start_wall: int
-    trace_id: str
-    span_id: str
 
 
 class Rows:
@@ -49,16 +41,16 @@ class Rows:
         self._columns = columns
         self._lock = threading.Lock()
         self._values = array("d")
-        self._traces: list[TraceReference | None] = []
+        self._traces: list[SpanReference | None] = []
 
-    def append(self, values: Sequence[float], trace: TraceReference | None) -> int:
+    def append(self, values: Sequence[float], trace: SpanReference | None) -> int:
         """Add a row and return how many rows wait."""
         with self._lock:
             self._values.extend(values)
             self._traces.append(trace)
             return len(self._traces)
 
-    def take(self) -> tuple[NDArray[np.float64], list[TraceReference | None]]:
+    def take(self) -> tuple[NDArray[np.float64], list[SpanReference | None]]:
         """Return all rows, columns first, and start anew."""
         with self._lock:
             values, self._values = self._values, array("d")
@@ -83,7 +75,7 @@ class Series:
         self._minimum = math.inf
         self._maximum = -math.inf
 
-    def add(self, values: NDArray[np.float64], traces: Sequence[TraceReference | None]) -> None:
+    def add(self, values: NDArray[np.float64], traces: Sequence[SpanReference | None]) -> None:
         """Sort values into buckets; the last sampled value of each bucket becomes its exemplar."""
         if not len(values):
             return

@@ -63,7 +63,7 @@ class RequestMetrics:
         """Count a request that ended, with its prediction if there is one."""
         connection = record.connection
         self._active[connection.method] -= 1
-        trace = record if record.sampled else None
+        trace = record.reference()
         key = (connection.method, connection.route or signals.UNMATCHED_ROUTE, record.status)
         row = (
             self._http_keys.setdefault(key, len(self._http_keys)),

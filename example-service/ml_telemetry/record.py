@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ml_telemetry.context import new_span_id, new_trace_id, new_uuid7
 
@@ -37,6 +38,18 @@ class Connection:
     encoded: bytes = b""
 
 
+class SpanReference(NamedTuple):
+    """Where something was seen: wall-clock nanoseconds and hexadecimal ids of a sampled span.
+
+    Batches and histograms keep these and not records: a batch that held its requests, which hold it, would make a cycle
+    that only the garbage collector frees, and that runs seldom here.
+    """
+
+    start_wall: int
+    trace_id: str
+    span_id: str
+
+
 class BatchRecord:
     """One adaptive batch: the stages that all its requests share."""
 
@@ -61,7 +74,7 @@ class BatchRecord:
         self.zero = time.perf_counter_ns()
         self.vectorize_start = self.vectorize_end = self.predict_start = self.predict_end = self.zero
         # The sampled requests of the batch; the batch has a span if there is one.
-        self.sampled: list[RequestRecord] = []
+        self.sampled: list[SpanReference] = []
 
 
 class PredictionRecord:
@@ -138,6 +151,10 @@ class RequestRecord:
         self.failure: Failure | None = None
         self.exception: BaseException | None = None
         self.prediction: PredictionRecord | None = None
+
+    def reference(self) -> SpanReference | None:
+        """Return where to find this request's span, or None if it is not sampled."""
+        return SpanReference(self.start_wall, self.trace_id, self.span_id) if self.sampled else None
 
     def wall(self, moment: int) -> int:
         """Turn a ``perf_counter_ns`` moment of this request into nanoseconds since the epoch."""

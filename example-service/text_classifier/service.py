@@ -163,7 +163,7 @@ class TextClassifier:
             self._answer(job, batch, row)
             if telemetry.enabled:
                 self._describe(job, words, in_vocabulary)
-        batch.sampled = [job.record for job in jobs if job.record.sampled]
+        batch.sampled = [reference for job in jobs if (reference := job.record.reference())]
         telemetry.batch_finished(batch)
 
     def _answer(self, job: Job, batch: BatchRecord, row: list[float]) -> None:

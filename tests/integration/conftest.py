@@ -12,7 +12,8 @@ from sightglass import credentials, processes, settings, target, up
 from sightglass.settings import REPOSITORY
 from tests.integration.running import Running
 
-PORT_OFFSET = 20000
+PORT_OFFSET = 12000
+"""Clear of the default ports, of a second stack 10,000 above, and of the ports that the system gives to clients."""
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -22,20 +21,14 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ml_telemetry import signals
 from ml_telemetry.histograms import BulkHistogram, MergingMetricReader, Rows, Series
+from ml_telemetry.record import SpanReference
 
 METRIC = signals.CONFIDENCE
 SCOPE = InstrumentationScope("test", "1")
 
 
-@dataclass
-class Trace:
-    start_wall: int
-    trace_id: str
-    span_id: str
-
-
-def trace(number: int) -> Trace:
-    return Trace(number, f"{number:032x}", f"{number:016x}")
+def trace(number: int) -> SpanReference:
+    return SpanReference(number, f"{number:032x}", f"{number:016x}")
 
 
 def sdk_point(values: Sequence[float]) -> HistogramDataPoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Mapping
@@ -148,7 +149,9 @@ def test_request_becomes_a_tree_with_a_link_to_its_batch() -> None:
     assert record.prediction is not None
     batch = record.prediction.batch
     assert batch is not None
-    batch.sampled = [record]
+    reference = record.reference()
+    assert reference is not None
+    batch.sampled = [reference]
     spans = decode(encoder().encode([record, batch]))
     assert spans["POST /predict"].parent_span_id == PARENT.to_bytes(8)
     assert {span.trace_state for name, span in spans.items() if name != "predict.batch"} == {"a=b"}
@@ -158,6 +161,27 @@ def test_request_becomes_a_tree_with_a_link_to_its_batch() -> None:
     assert (back.trace_id, back.span_id) == (spans["POST /predict"].trace_id, spans["POST /predict"].span_id)
     vectorize = spans["vectorize"]
     assert vectorize.end_time_unix_nano - vectorize.start_time_unix_nano == 500
+
+
+def test_records_are_freed_without_the_garbage_collector() -> None:
+    def use(*, cycle: bool) -> None:
+        record = predicted()
+        assert record.prediction is not None
+        assert record.prediction.batch is not None
+        kept = record if cycle else record.reference()
+        record.prediction.batch.sampled = [kept]  # type: ignore[list-item]
+
+    def garbage(*, cycle: bool) -> int:
+        gc.collect()
+        gc.disable()
+        try:
+            use(cycle=cycle)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert garbage(cycle=False) == 0
+    assert garbage(cycle=True) > 0
 
 
 def test_failed_and_successful_requests_share_one_payload() -> None:
