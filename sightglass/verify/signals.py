@@ -37,6 +37,7 @@ class Evidence:
         self.predictions: list[Prediction] = []
         self.problem = "no prediction was made"
         self.before: dict[str, dict[str, float]] = {}
+        self._done: set[str] = set()
 
     def read_counters(self) -> None:
         """Remember the counters as they are before the predictions; nothing when Prometheus is away."""
@@ -62,6 +63,13 @@ class Evidence:
         if grown < count:
             raise NotYet(f"{name} grew by {grown:g}, not by {count}")
         return f"{name} +{grown:g}"
+
+    def once(self, name: str, *steps: Callable[[], object]) -> None:
+        """Take the steps unless they were all taken before; a step that raises is taken again the next time."""
+        if name not in self._done:
+            for step in steps:
+                step()
+            self._done.add(name)
 
     def log_lines(self, prediction: Prediction) -> list[LogLine]:
         """All lines of the service that carry the prediction's trace id."""
@@ -156,8 +164,7 @@ def fresh_series(name: str, labels: str) -> Callable[[Evidence], str]:
 
 def trace_block(evidence: Evidence) -> str:
     """Tempo wrote a block that covers the predictions to its bucket."""
-    trace_by_id(evidence)
-    evidence.tempo.flush()
+    evidence.once("flush tempo", lambda: trace_by_id(evidence), evidence.tempo.flush)
     bucket = names.TEMPO_BUCKET
     for name, body in _new_objects(evidence, bucket, suffix="/meta.json"):
         meta = json.loads(body)
@@ -168,8 +175,7 @@ def trace_block(evidence: Evidence) -> str:
 
 def log_chunk(evidence: Evidence) -> str:
     """Loki wrote a chunk that covers the predictions to its bucket."""
-    log_line(evidence)
-    evidence.loki.flush()
+    evidence.once("flush loki", lambda: log_line(evidence), evidence.loki.flush)
     bucket = names.LOKI_BUCKET
     sent = evidence.predictions[-1].sent // 1_000_000
     for name, _ in _new_objects(evidence, bucket, prefix="fake/"):

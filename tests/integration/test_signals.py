@@ -164,8 +164,22 @@ def test_counters_and_histograms_grow_by_what_was_sent(stack: Running) -> None:
     expected = [signals.CHARACTERS, signals.CONFIDENCE, signals.INFERENCE_DURATION, signals.INFERENCE_BATCH_SIZE]
     others = [f"sum({metric.prometheus_name}_count{{{SERVICE}}})" for metric in expected]
     queries = [counter, histogram, *others]
-    polling.stays(lambda: None, duration=2.5, what="the first prediction to be exported")
-    before = [stack.prometheus.total(query) for query in queries]
+
+    def settled() -> list[float]:
+        """What Prometheus has when nothing more comes: two equal answers, two exports apart."""
+        first = [stack.prometheus.total(query) for query in queries]
+
+        def same() -> list[float]:
+            if (now := [stack.prometheus.total(query) for query in queries]) != first:
+                raise NotYet(f"still growing: {now}")
+            return now
+
+        try:
+            return polling.stays(same, duration=2.5, what="the same count")
+        except DeadlineError as growing:
+            raise NotYet(str(growing)) from None
+
+    before = polling.until(settled, timeout=WAIT, what="the earlier requests to be counted")
     for _ in range(3):
         predict(stack.target.service_url, TEXTS[1])
 
