@@ -3,11 +3,11 @@
 import os
 import sys
 from dataclasses import asdict, replace
+from http import HTTPStatus
 from typing import Literal
 from urllib.parse import urlsplit
 
 import click
-import httpx
 from rich.console import Console
 
 from load_testing import display, report
@@ -16,7 +16,7 @@ from load_testing.plan import Load, Thresholds
 from load_testing.run import LoadTest
 from load_testing.shapes import BURST_SECONDS, SHAPES
 from load_testing.traces import TraceLinks
-from sightglass import credentials, settings, target, up
+from sightglass import credentials, http, settings, target, up
 from sightglass.errors import UserError
 from sightglass.settings import Settings
 from sightglass.target import Target
@@ -132,12 +132,12 @@ def _checked(url: str) -> str:
 
 def _require_service(url: str) -> None:
     try:
-        status = httpx.get(f"{url}/readyz", timeout=5.0, trust_env=False).status_code
-    except httpx.HTTPError as error:
+        status = http.session.get(f"{url}/readyz", timeout=5).status_code
+    except http.Error as error:
         raise UserError(
             f"The service does not answer at {url} ({type(error).__name__}): start it with `make up`, or set --url."
         ) from None
-    if status == httpx.codes.SERVICE_UNAVAILABLE:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
         raise UserError(f"The service at {url} is not ready (/readyz says 503): see `make status`.")
 
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import httpx
 import psutil
 import yaml
 from rich.console import Console
@@ -32,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ml_telemetry import signals
-from sightglass import build, components, settings, up
+from sightglass import build, components, http, settings, up
 from sightglass.errors import UserError
 from sightglass.servers import LOAD_GENERATOR, SERVERS
 from text_classifier import corpus
@@ -138,9 +137,9 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         if process.poll() is not None:
             break
         try:
-            if httpx.get(url, timeout=2).status_code == 200:
+            if http.session.get(url, timeout=2).status_code == 200:
                 return
-        except httpx.TransportError:
+        except http.Error:
             pass
         time.sleep(0.1)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
@@ -200,7 +199,7 @@ class Collector:
 
     def accepted_spans(self) -> int:
         """Spans received since the start, from the Collector's own metrics."""
-        text = httpx.get(f"http://127.0.0.1:{self._metrics}/metrics").text
+        text = http.session.get(f"http://127.0.0.1:{self._metrics}/metrics").text
         lines = (line.split() for line in text.splitlines())
         return int(sum(float(line[-1]) for line in lines if line[0].startswith("otelcol_receiver_accepted_spans")))
 

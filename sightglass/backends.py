@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
+from sightglass import http
 from sightglass.polling import NotYet
 
-TIMEOUT = httpx.Timeout(5.0, connect=1.0)
+TIMEOUT = (1.0, 5.0)
+"""Seconds to connect, and between two bytes of the answer."""
 Params = Mapping[str, str | int | float]
 
 
@@ -61,13 +61,11 @@ class Exemplar:
     value: float
 
 
-def get(
-    server: str, url: str, params: Params | None = None, headers: Mapping[str, str] | None = None
-) -> httpx.Response:
+def get(server: str, url: str, params: Params | None = None, headers: Mapping[str, str] | None = None) -> http.Response:
     """GET that ends in an answer of 200, or in :class:`NotYet`."""
     try:
-        answer = httpx.get(url, params=params, headers=headers, timeout=TIMEOUT, trust_env=False)
-    except httpx.HTTPError as error:
+        answer = http.session.get(url, params=params, headers=headers, timeout=TIMEOUT)
+    except http.Error as error:
         raise NotYet(f"{server} does not answer at {url} ({type(error).__name__})") from None
     if answer.status_code != 200:
         raise NotYet(f"{server} answered {answer.status_code} at {url}: {answer.text.strip()[:200]}")
@@ -76,8 +74,8 @@ def get(
 
 def _flush(server: str, url: str) -> None:
     try:
-        httpx.post(f"{url}/flush", timeout=TIMEOUT, trust_env=False).raise_for_status()
-    except httpx.HTTPError as error:
+        http.session.post(f"{url}/flush", timeout=TIMEOUT).raise_for_status()
+    except http.Error as error:
         raise NotYet(f"{server} does not flush at {url} ({error})") from None
 
 

@@ -9,9 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from sightglass import polling, processes
+from sightglass import http, polling, processes
 from sightglass.components import Component
 from sightglass.errors import UserError
 from sightglass.settings import HOST, PORTS, PREFIX, Settings
@@ -170,8 +168,8 @@ class Stack:
     @staticmethod
     def _not_ready(component: Component) -> str | None:
         try:
-            answer = httpx.get(component.ready_url, timeout=5, trust_env=False)
-        except httpx.HTTPError as error:
+            answer = http.session.get(component.ready_url, timeout=5)
+        except http.Error as error:
             return f"no answer at {component.ready_url} ({type(error).__name__})"
         return None if answer.status_code == 200 else f"{answer.status_code} {answer.text.strip()[:120]}"
 

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
-import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from sightglass import build, components, credentials, grafana, stack, tables, target
+from sightglass import build, components, credentials, grafana, http, stack, tables, target
 from sightglass.errors import UserError
 from sightglass.grafana import GrafanaHome
 from sightglass.servers import SERVERS, server_versions
@@ -105,8 +104,8 @@ def versions(statuses: Iterable[stack.ComponentStatus]) -> dict[str, str]:
     found = {**server_versions(), SERVICE: metadata.version("sightglass")}
     for status in statuses:
         if status.name == "grafana" and status.ready:
-            with contextlib.suppress(httpx.HTTPError, KeyError, ValueError):
-                answer = httpx.get(f"{status.url}/api/health", timeout=5, trust_env=False)
+            with contextlib.suppress(http.Error, KeyError, ValueError):
+                answer = http.session.get(f"{status.url}/api/health", timeout=5)
                 found["grafana"] = answer.json()["version"]
     return found
 

@@ -5,8 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
+from sightglass import http
 from sightglass.polling import NotYet
 
 TEXTS = (
@@ -43,14 +42,13 @@ def predict(service_url: str, text: str = TEXTS[0], *, timeout: float = 10.0, sa
     trace_id, parent_id = secrets.token_hex(16), secrets.token_hex(8)
     sent = time.time_ns()
     try:
-        answer = httpx.post(
+        answer = http.session.post(
             f"{service_url}/predict",
             json={"text": text},
             headers={"traceparent": traceparent(trace_id, parent_id, sampled=sampled)},
             timeout=timeout,
-            trust_env=False,
         )
-    except httpx.HTTPError as error:
+    except http.Error as error:
         raise NotYet(f"the service does not answer at {service_url} ({type(error).__name__})") from None
     if answer.status_code != 200:
         raise NotYet(f"the service answered {answer.status_code}: {answer.text[:200]}")

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import pytest
 
-from sightglass import polling
+from sightglass import http, polling
 from sightglass import settings as names
 from sightglass.backends import Span
 from sightglass.polling import NotYet
@@ -155,7 +154,7 @@ def test_lines_survive_a_killed_collector_that_could_not_deliver(stack: Running)
 
 def accepted(stack: Running) -> float:
     """Lines that the running Collector took from Promtail, by its own count."""
-    metrics = httpx.get(f"http://127.0.0.1:{stack.settings.ports['collector_metrics']}/metrics", trust_env=False).text
+    metrics = http.session.get(f"{stack.settings.url('collector_metrics')}/metrics").text
     counts = re.findall(r'^otelcol_receiver_accepted_log_records.*receiver="loki".* (\d+)$', metrics, re.MULTILINE)
     return sum(float(count) for count in counts)
 

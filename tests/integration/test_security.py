@@ -3,12 +3,11 @@
 import io
 import stat
 
-import httpx
 import psutil
 import pytest
 from minio.error import S3Error
 
-from sightglass import polling, processes, storage
+from sightglass import http, polling, processes, storage
 from sightglass import settings as names
 from sightglass.credentials import S3User
 from sightglass.polling import NotYet
@@ -92,9 +91,9 @@ def test_bucket_access(stack: Running, user: str, bucket: str, may: set[str]) ->
 
 def test_minios_metrics_need_the_token(stack: Running) -> None:
     url = f"{stack.target.s3_endpoint}/minio/v2/metrics/cluster"
-    assert httpx.get(url, trust_env=False).status_code == 403
+    assert http.session.get(url).status_code == 403
     token = (stack.settings.run_dir / "prometheus" / "minio.token").read_text()
-    assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}, trust_env=False).status_code == 200
+    assert http.session.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_prometheus_scrapes_every_server_itself(stack: Running) -> None:

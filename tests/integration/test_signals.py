@@ -4,11 +4,10 @@ import json
 import secrets
 import time
 
-import httpx
 import pytest
 
 from ml_telemetry import signals
-from sightglass import polling
+from sightglass import http, polling
 from sightglass import settings as names
 from sightglass.backends import Span
 from sightglass.polling import DeadlineError, NotYet
@@ -39,10 +38,10 @@ def complete_trace(stack: Running, prediction: Prediction) -> list[Span]:
     return polling.until(tree, timeout=WAIT, what="the whole trace")
 
 
-def rejected(stack: Running, body: bytes, path: str = "/predict") -> tuple[str, httpx.Response]:
+def rejected(stack: Running, body: bytes, path: str = "/predict") -> tuple[str, http.Response]:
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": traceparent(trace_id, secrets.token_hex(8)), "content-type": "application/json"}
-    answer = httpx.post(f"{stack.target.service_url}{path}", content=body, headers=headers, trust_env=False)
+    answer = http.session.post(f"{stack.target.service_url}{path}", data=body, headers=headers)
     return trace_id, answer
 
 
@@ -262,14 +261,14 @@ def test_no_user_text_anywhere(stack: Running, body: bytes, path: str) -> None:
     (labels,) = lines_of(stack, trace_id, since)
     assert marker not in json.dumps(labels)
     polling.until(lambda: stack.tempo.trace(trace_id), timeout=WAIT, what="the trace")
-    trace = httpx.get(f"{stack.target.tempo_url}/api/v2/traces/{trace_id}", trust_env=False)
+    trace = http.session.get(f"{stack.target.tempo_url}/api/v2/traces/{trace_id}")
     assert trace_id_known(trace)
     assert marker not in trace.text
     start, end = window(since)
     assert stack.loki.lines(f'{{{SERVICE}}} |= "{marker}"', start=start, end=end) == []
 
 
-def trace_id_known(answer: httpx.Response) -> bool:
+def trace_id_known(answer: http.Response) -> bool:
     return answer.status_code == 200 and "resourceSpans" in answer.text
 
 
@@ -303,7 +302,7 @@ def test_collector_redacts_what_a_foreign_service_sends(stack: Running) -> None:
         ],
     }
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
-    httpx.post(f"{stack.target.otlp_http_url}/v1/traces", json=body, trust_env=False).raise_for_status()
+    http.session.post(f"{stack.target.otlp_http_url}/v1/traces", json=body).raise_for_status()
     (found,) = polling.until(lambda: stack.tempo.trace(trace_id), timeout=WAIT, what="the foreign span")
     assert found.attributes["fine"] == f"kept {marker}"
     assert "@" not in found.attributes["note"]

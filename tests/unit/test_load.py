@@ -394,7 +394,7 @@ def test_request_without_an_answer_is_a_failure(runs: Runs) -> None:
 def test_absent_service_is_one_sentence(runs: Runs) -> None:
     ended = runs["absent"].result()
     assert ended.status == 2
-    expected = f"The service does not answer at {ended.url} (ConnectError): start it with `make up`, or set --url."
+    expected = f"The service does not answer at {ended.url} (ConnectionError): start it with `make up`, or set --url."
     assert ended.errors == f"sightglass: {expected}\n"
 
 
