@@ -215,7 +215,7 @@ class Telemetry:
         """Take the finished record of a request.
 
         What follows from it is done when the event loop comes round again: until then the rest of the batch has its
-        answers, and the work for all of them runs in one go, which costs half of what it costs piece by piece.
+        answers, and none of them waits for another's telemetry.
         """
         if not self._finished:
             asyncio.get_running_loop().call_soon(self._drain)
