@@ -63,10 +63,10 @@ class Bench:
         if not self.evidence.tempo.search(query, start=second - 60, end=second + 600):
             raise NotYet("not found")
 
-    def counted(self, goal: float) -> None:
-        """Require that the counter has reached ``goal``."""
-        if (now := self.evidence.prometheus.total(PREDICTIONS)) < goal:
-            raise NotYet(f"{now:g} of {goal:g}")
+    def counted(self, goal: int) -> None:
+        """Require that the counter has grown by ``goal``."""
+        if (grown := self.evidence.grown(PREDICTIONS)) < goal:
+            raise NotYet(f"{grown:g} of {goal}")
 
 
 @click.command()
@@ -82,7 +82,7 @@ def main(requests: int, every: float) -> None:
     except NotYet as reason:
         raise UserError(f"{reason}: start the stack with `make up`.") from None
     time.sleep(2 * max(every, 1.0))  # the first prediction is counted before the others are made
-    counted = bench.evidence.prometheus.total(PREDICTIONS)
+    bench.evidence.read_counters()
     console = Console()
     looks: list[Future[None]] = []
     with ThreadPoolExecutor(max_workers=64) as pool, Progress(console=console, transient=True) as progress:
@@ -90,7 +90,7 @@ def main(requests: int, every: float) -> None:
         for number in range(requests):
             began = time.monotonic()
             made = predict(where.service_url, TEXTS[number % len(TEXTS)])
-            goal = counted + number + 1
+            goal = number + 1
             probes: dict[str, Callable[[], object]] = {
                 "log line": lambda p=made: bench.log_line(p),  # type: ignore[misc]
                 "trace by id": lambda p=made: bench.trace(p),  # type: ignore[misc]

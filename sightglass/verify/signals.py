@@ -56,13 +56,16 @@ class Evidence:
     def counted(self, name: str) -> str:
         """Require that one instance's counter grew by at least our predictions."""
         count = len(self.made())
+        if (grown := self.grown(name)) < count:
+            raise NotYet(f"{name} grew by {grown:g}, not by {count}")
+        return f"{name} +{grown:g}"
+
+    def grown(self, name: str) -> float:
+        """By how much the counter of one instance grew; a sum would fall when an earlier instance's series ends."""
         if name not in self.before:
             raise NotYet(f"prometheus did not answer before the predictions were made: {self.target.prometheus_url}")
         now = self._by_instance(name)
-        grown = max((value - self.before[name].get(key, 0.0) for key, value in now.items()), default=0.0)
-        if grown < count:
-            raise NotYet(f"{name} grew by {grown:g}, not by {count}")
-        return f"{name} +{grown:g}"
+        return max((value - self.before[name].get(key, 0.0) for key, value in now.items()), default=0.0)
 
     def once(self, name: str, *steps: Callable[[], object]) -> None:
         """Take the steps unless they were all taken before; a step that raises is taken again the next time."""
