@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m sightglass
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help up down clean status env logs verify load bench latency test unit integration servers check format lock
+.PHONY: help up down clean status env logs verify alerts load bench latency links drill generate test unit integration servers check format lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -32,6 +32,9 @@ logs: $(VENV)/ready ## the end of a component's log: make logs NAME=loki
 verify: $(VENV)/ready ## make predictions and find every signal of them where it belongs
 	@$(RUN) verify $(ARGS)
 
+alerts: $(VENV)/ready ## what is firing and pending, and why
+	@$(RUN) alerts $(ARGS)
+
 load: $(VENV)/ready ## real posts against the service: make load ARGS="--shape burst --duration 60"
 	@$(BIN)/python -m load_testing $(ARGS)
 
@@ -40,6 +43,16 @@ bench: $(VENV)/ready ## throughput and p99 with telemetry, without, and against 
 
 latency: $(VENV)/ready ## seconds from emission to found over 100 requests on the running stack
 	@$(BIN)/python -m load_testing.latency $(ARGS)
+
+links: $(VENV)/ready ## every link of 100 requests on the running stack, each to the same request, in seconds
+	@$(BIN)/python -m load_testing.links $(ARGS)
+
+drill: $(VENV)/ready ## 10 quiet minutes of load, the dashboards' queries after it, then a server that dies
+	@$(BIN)/python -m load_testing.drill $(ARGS)
+
+generate: $(VENV)/ready ## write dashboards and alert rules anew from their Python sources
+	@$(BIN)/python -m dashboards
+	@$(BIN)/python -m sightglass.alerting
 
 test: check servers ## everything: static checks, unit tests, integration tests on a stack of their own
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit integration

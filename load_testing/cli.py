@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from http import HTTPStatus
 from typing import Literal
@@ -15,6 +16,7 @@ from load_testing.display import say
 from load_testing.plan import Load, Thresholds
 from load_testing.run import LoadTest
 from load_testing.shapes import BURST_SECONDS, SHAPES
+from load_testing.telemetry import published
 from load_testing.traces import TraceLinks
 from sightglass import credentials, http, settings, target, up
 from sightglass.errors import UserError
@@ -48,6 +50,7 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 @click.option(
     "--min-throughput", type=_POSITIVE, default=Thresholds.throughput, help="Requests per second; fewer fail it."
 )
+@click.option("--publish/--no-publish", default=True, help="Send locust's own view to the Collector, as metrics.")
 @click.option("--web", is_flag=True, help="Open locust's own page instead, on this machine only.")
 def main(
     shape: str,
@@ -60,6 +63,7 @@ def main(
     max_failure_ratio: float,
     max_p99: float,
     min_throughput: float | None,
+    publish: bool,
     web: bool,
 ) -> None:
     """Send real posts to the service, some of them corrupted, and judge every answer.
@@ -93,18 +97,24 @@ def main(
             print(f"FAILED: {sentence}", file=sys.stderr)
         return not violations
 
+    def publishing() -> AbstractContextManager[None]:
+        if not publish:
+            return nullcontext()
+        return published(where.otlp_http_url, test.environment, lambda sentence: say(console, sentence))
+
     if web:
-        test.page(
-            loaded.ports["locust"],
-            ready=lambda address: say(console, f"Locust's page: {address} (Ctrl-C ends it)"),
-            finished=finish,
-        )
+        with publishing():
+            test.page(
+                loaded.ports["locust"],
+                ready=lambda address: say(console, f"Locust's page: {address} (Ctrl-C ends it)"),
+                finished=finish,
+            )
         return
     say(
         console,
         f"{shape}: up to {users} users for {duration:g} s against {url}, {100 * corrupt:.3g} % corrupted requests",
     )
-    with display.Meter(console, duration) as meter:
+    with publishing(), display.Meter(console, duration) as meter:
         whole = test.headless(meter.show)
     held = finish()
     if not whole:
@@ -117,7 +127,7 @@ def _target(loaded: Settings) -> Target:
     """Addresses of the stack on this machine, each of which a variable of that name replaces."""
     grafana = up.credentials_file(loaded).exists() and not up.grafana_file(loaded).exists()
     here = target.local(loaded, credentials.Credentials(), grafana=grafana)
-    names = ("service_url", "tempo_url", "grafana_url")
+    names = ("service_url", "tempo_url", "grafana_url", "otlp_http_url")
     return replace(
         here, **{name: os.environ[name.upper()].rstrip("/") for name in names if os.environ.get(name.upper())}
     )

@@ -5,7 +5,7 @@ sentence that names it: a probe that polls may go on, and the last state says wh
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from sightglass.polling import NotYet
 TIMEOUT = (1.0, 5.0)
 """Seconds to connect, and between two bytes of the answer."""
 Params = Mapping[str, str | int | float]
+Auth = tuple[str, str]
+"""Name and password, for a server that is asked through Grafana."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,21 @@ class Exemplar:
     value: float
 
 
-def get(server: str, url: str, params: Params | None = None, headers: Mapping[str, str] | None = None) -> http.Response:
-    """GET that ends in an answer of 200, or in :class:`NotYet`."""
+def get(
+    server: str,
+    url: str,
+    params: Params | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    auth: Auth | None = None,
+    accepted: Collection[int] = (200,),
+) -> http.Response:
+    """GET that ends in an answer with an accepted status, or in :class:`NotYet`."""
     try:
-        answer = http.session.get(url, params=params, headers=headers, timeout=TIMEOUT)
+        answer = http.session.get(url, params=params, headers=headers, timeout=TIMEOUT, auth=auth)
     except http.Error as error:
         raise NotYet(f"{server} does not answer at {url} ({type(error).__name__})") from None
-    if answer.status_code != 200:
+    if answer.status_code not in accepted:
         raise NotYet(f"{server} answered {answer.status_code} at {url}: {answer.text.strip()[:200]}")
     return answer
 
@@ -82,22 +92,31 @@ def _flush(server: str, url: str) -> None:
 class Tempo:
     """Traces."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, auth: Auth | None = None) -> None:
         self.url = url
+        self.auth = auth
 
     def trace(self, trace_id: str, *, mode: str = "all") -> list[Span]:
         """All spans of a trace; ``mode`` "blocks" looks in object storage only, "ingesters" in memory only."""
-        url = f"{self.url}/api/v2/traces/{trace_id}"
-        answer = get("tempo", url, {"mode": mode}, {"Accept": "application/json"}).json()
-        spans = list(_spans(answer.get("trace", {})))
+        spans = list(_spans(self._trace(trace_id, mode).json().get("trace", {})))
         if not spans:
             raise NotYet(f"tempo has no span of trace {trace_id}")
         return spans
 
+    def has(self, trace_id: str) -> bool:
+        """Whether there is any span of that trace, in memory or in object storage."""
+        answer = self._trace(trace_id, "all", accepted=(200, 404))
+        return answer.status_code == 200 and any(_spans(answer.json().get("trace", {})))
+
+    def _trace(self, trace_id: str, mode: str, accepted: Collection[int] = (200,)) -> http.Response:
+        url = f"{self.url}/api/v2/traces/{trace_id}"
+        json = {"Accept": "application/json"}
+        return get("tempo", url, {"mode": mode}, json, auth=self.auth, accepted=accepted)
+
     def search(self, traceql: str, *, start: int, end: int, limit: int = 20) -> list[str]:
         """Trace ids, 32 digits, that TraceQL finds between two times in seconds since the epoch."""
         params: Params = {"q": traceql, "start": start, "end": end, "limit": limit}
-        answer = get("tempo", f"{self.url}/api/search", params).json()
+        answer = get("tempo", f"{self.url}/api/search", params, auth=self.auth).json()
         # Tempo leaves out leading zeros here.
         return [trace["traceID"].zfill(32) for trace in answer.get("traces", [])]
 
@@ -109,13 +128,18 @@ class Tempo:
 class Loki:
     """Log lines."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, auth: Auth | None = None) -> None:
         self.url = url
+        self.auth = auth
 
-    def lines(self, logql: str, *, start: int, end: int, limit: int = 1000) -> list[LogLine]:
-        """Lines of a log query between two times in nanoseconds since the epoch, oldest first."""
-        params: Params = {"query": logql, "start": start, "end": end, "limit": limit, "direction": "forward"}
-        answer = get("loki", f"{self.url}/loki/api/v1/query_range", params).json()
+    def lines(self, logql: str, *, start: int, end: int, limit: int = 1000, newest: bool = False) -> list[LogLine]:
+        """Lines of a log query between two times in nanoseconds since the epoch, oldest first.
+
+        Where there are more than ``limit``, the oldest are returned, or with ``newest`` the newest.
+        """
+        direction = "backward" if newest else "forward"
+        params: Params = {"query": logql, "start": start, "end": end, "limit": limit, "direction": direction}
+        answer = get("loki", f"{self.url}/loki/api/v1/query_range", params, auth=self.auth).json()
         return sorted(
             (
                 LogLine(int(value[0]), value[1], stream["stream"])
@@ -127,7 +151,7 @@ class Loki:
 
     def index_labels(self, *, start: int, end: int) -> set[str]:
         """Names of the labels that are in the index."""
-        answer = get("loki", f"{self.url}/loki/api/v1/labels", {"start": start, "end": end}).json()
+        answer = get("loki", f"{self.url}/loki/api/v1/labels", {"start": start, "end": end}, auth=self.auth).json()
         return set(answer.get("data", []))
 
     def flush(self) -> None:
@@ -138,22 +162,30 @@ class Loki:
 class Prometheus:
     """Metrics."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, auth: Auth | None = None) -> None:
         self.url = url
+        self.auth = auth
 
     def query(self, promql: str) -> list[Sample]:
         """Instant query; an empty answer is an empty list."""
-        answer = get("prometheus", f"{self.url}/api/v1/query", {"query": promql}).json()
+        answer = get("prometheus", f"{self.url}/api/v1/query", {"query": promql}, auth=self.auth).json()
         return [Sample(row["metric"], float(row["value"][1])) for row in answer["data"]["result"]]
 
     def total(self, promql: str) -> float:
         """Sum over all series of an instant query, 0 where there are none."""
         return sum(sample.value for sample in self.query(promql))
 
+    def series(self, promql: str, *, start: float, end: float, step: float) -> list[dict[str, str]]:
+        """Labels of the series that a range query answers with at least one number; seconds since the epoch."""
+        params: Params = {"query": promql, "start": start, "end": end, "step": step}
+        answer = get("prometheus", f"{self.url}/api/v1/query_range", params, auth=self.auth).json()
+        rows = answer["data"]["result"]
+        return [row["metric"] for row in rows if any(value != "NaN" for _, value in row["values"])]
+
     def exemplars(self, promql: str, *, start: float, end: float) -> list[Exemplar]:
         """Exemplars of a selector between two times in seconds since the epoch."""
         params: Params = {"query": promql, "start": start, "end": end}
-        answer = get("prometheus", f"{self.url}/api/v1/query_exemplars", params).json()
+        answer = get("prometheus", f"{self.url}/api/v1/query_exemplars", params, auth=self.auth).json()
         return [
             Exemplar(row["seriesLabels"], exemplar["labels"], float(exemplar["value"]))
             for row in answer["data"]
@@ -164,12 +196,13 @@ class Prometheus:
 class Alertmanager:
     """Alerts."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, auth: Auth | None = None) -> None:
         self.url = url
+        self.auth = auth
 
     def alerts(self) -> list[dict[str, Any]]:
         """Everything that Alertmanager holds at the moment."""
-        answer: list[dict[str, Any]] = get("alertmanager", f"{self.url}/api/v2/alerts").json()
+        answer: list[dict[str, Any]] = get("alertmanager", f"{self.url}/api/v2/alerts", auth=self.auth).json()
         return answer
 
 

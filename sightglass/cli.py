@@ -5,14 +5,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 import filelock
 
 from sightglass import components, credentials, settings, stack, tables, target, up
+from sightglass.alerting import listing
 from sightglass.errors import UserError
+from sightglass.polling import NotYet
+from sightglass.provisioning import DASHBOARDS, DATA_SOURCES
 from sightglass.settings import Settings
 from sightglass.verify.run import TIMEOUT, Row, verify
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,8 +108,10 @@ def logs(name: str, lines: int, follow: bool) -> None:
 @main.command("verify")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 @click.option("--timeout", default=TIMEOUT, show_default=True, help="Seconds until a signal counts as lost.")
-def verify_command(as_json: bool, timeout: float) -> None:
-    """Make predictions and find each signal where it belongs; exit status 1 when a row is red."""
+@click.option("--data-sources", type=_FILE, default=DATA_SOURCES, help="Provisioning file whose links are followed.")
+@click.option("--dashboards", type=_FOLDER, default=DASHBOARDS, help="Folder of the dashboards that links lead to.")
+def verify_command(as_json: bool, timeout: float, data_sources: Path, dashboards: Path) -> None:
+    """Make predictions, find each signal where it belongs and follow each link; exit status 1 when a row is red."""
     console = tables.console(stderr=as_json)
     found: list[str] = []
 
@@ -112,12 +121,28 @@ def verify_command(as_json: bool, timeout: float) -> None:
             found.append(row.name)
             spinner.update(f"{len(found)} rows known, newest: {row.name}")
 
-        report = verify(_target(settings.load()), timeout=timeout, report=progress)
+        where = _target(settings.load())
+        report = verify(where, timeout=timeout, data_sources=data_sources, dashboards=dashboards, report=progress)
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
         console.print(tables.verify_table(report))
     sys.exit(0 if report.ok else 1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def alerts(as_json: bool) -> None:
+    """Print what is firing and pending, and why; exit status 1 when Prometheus or Alertmanager cannot be asked."""
+    try:
+        found = listing.ask(_target(settings.load()))
+    except NotYet as reason:
+        print(f"sightglass: {reason}: see `make status`.", file=sys.stderr)
+        sys.exit(1)
+    if as_json:
+        print(found.as_json())
+    else:
+        listing.show(found, tables.console())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import yaml
 
 from sightglass import settings as names
 from sightglass import storage
+from sightglass.alerting import pace, receivers
 from sightglass.credentials import Credentials, S3User
 from sightglass.grafana import GrafanaHome
 from sightglass.settings import HOST, REPOSITORY, Settings
@@ -19,6 +20,8 @@ HELM_CONFIG = REPOSITORY / "helm-config"
 SERVICE_SETTINGS = ("TEXT_CLASSIFIER_", "OTEL_TRACES_SAMPLER")
 """Beginnings of the variables that the service takes from the environment of ``make up``."""
 COLLECTOR_CONFIG = REPOSITORY / "collector-config" / "collector.yaml"
+DASHBOARDS = REPOSITORY / "dashboards" / "json"
+RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class Component:
     """Components that its data goes to: it is stopped before them, so that what it still holds arrives."""
     files: tuple[Path, ...] = ()
     """Native configuration: a change of their content restarts the program."""
+    written: Mapping[Path, str] = field(default_factory=dict)
+    """Configuration that is written before the start, text by file: a change restarts the program."""
+    directory: Path | None = None
+    """Working directory, for a program that reads files beside it; None leaves it where the supervisor is."""
     prepare: Callable[[], None] | None = None
     """Runs before the start, e.g. creates folders."""
     finish: Callable[[], None] | None = None
@@ -47,10 +54,12 @@ class Component:
     """How long the program may take after SIGTERM before it is killed."""
 
     def digest(self) -> str:
-        """Sum over the native configuration files."""
+        """Sum over the configuration, native and written."""
         total = hashlib.sha256()
         for file in self.files:
             total.update(file.read_bytes())
+        for file, text in self.written.items():
+            total.update(f"{file.name}\0{text}\0".encode())
         return total.hexdigest()
 
 
@@ -68,10 +77,21 @@ def build(
         maker.collector(),
         maker.promtail(),
         maker.service(),
+        maker.canary(),
     ]
     if grafana is not None:
         components.append(maker.grafana(grafana))
     return components
+
+
+def _write_all(folder: Path, files: Mapping[Path, str]) -> None:
+    """Make the folder hold these files and nothing else, each for its owner only: some hold a secret."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.iterdir():
+        stale.unlink()
+    for file, text in files.items():
+        file.touch(mode=0o600)
+        file.write_text(text)
 
 
 def service_environment(settings: Settings) -> dict[str, str]:
@@ -140,6 +160,7 @@ class _Maker:
         url = self.settings.url("prometheus")
         native = sorted((HELM_CONFIG / "prometheus").glob("*.yaml"))
         folder = self.settings.run_dir / "prometheus"
+        written = {} if self.settings.alert_pace == 1 else {folder / file.name: self._paced(file) for file in native}
         return Component(
             name="prometheus",
             command=[
@@ -149,7 +170,8 @@ class _Maker:
                 "--storage.tsdb.retention.time=15d",
                 f"--web.listen-address={self._address('prometheus')}",
                 "--web.enable-otlp-receiver",
-                "--enable-feature=exemplar-storage",
+                # A counter that appears began at zero: without that, the first failure after a start is no increase.
+                "--enable-feature=exemplar-storage,created-timestamp-zero-ingestion",
                 "--rules.alert.resend-delay=1s",
                 "--log.format=json",
             ],
@@ -159,18 +181,26 @@ class _Maker:
             after=("alertmanager",),
             feeds=("alertmanager",),
             files=tuple(native),
-            prepare=lambda: self._prometheus_folder(folder, native),
-            environment={"GOMEMLIMIT": "300MiB"},
+            written=written,
+            prepare=lambda: self._prometheus_folder(folder, native, written),
+            environment={
+                # Links in alerts: expanded in its external labels.
+                "GRAFANA_URL": self.settings.url("grafana"),
+                "RUNBOOKS_URL": RUNBOOKS.as_uri(),
+                "GOMEMLIMIT": "300MiB",
+            },
         )
 
-    def _prometheus_folder(self, folder: Path, native: list[Path]) -> None:
+    def _paced(self, native: Path) -> str:
+        return pace.paced(native.read_text(), self.settings.alert_pace)
+
+    def _prometheus_folder(self, folder: Path, native: list[Path], written: Mapping[Path, str]) -> None:
         """Put the targets files beside the native ones: Prometheus takes paths relative to its configuration."""
         self._folder("prometheus")()
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.iterdir():
-            stale.unlink()
+        _write_all(folder, written)
         for file in native:
-            (folder / file.name).symlink_to(file)
+            if folder / file.name not in written:
+                (folder / file.name).symlink_to(file)
         servers = {
             "prometheus": "prometheus",
             "alertmanager": "alertmanager",
@@ -194,12 +224,20 @@ class _Maker:
 
     def alertmanager(self) -> Component:
         url = self.settings.url("alertmanager")
-        native = HELM_CONFIG / "alertmanager" / "alertmanager.yaml"
+        native = HELM_CONFIG / "alertmanager" / receivers.CONFIGURATION
+        folder = self.settings.run_dir / "alertmanager"
+        texts = receivers.run_files(self._paced(native), self.settings)
+        written = {folder / name: text for name, text in texts.items()}
+
+        def prepare() -> None:
+            self._folder("alertmanager")()
+            _write_all(folder, written)
+
         return Component(
             name="alertmanager",
             command=[
                 str(self.programs["alertmanager"]),
-                f"--config.file={native}",
+                f"--config.file={folder / receivers.CONFIGURATION}",
                 f"--storage.path={self.settings.data_dir('alertmanager')}",
                 f"--web.listen-address={self._address('alertmanager')}",
                 "--cluster.listen-address=",
@@ -208,8 +246,10 @@ class _Maker:
             ready_url=f"{url}/-/ready",
             url=url,
             log=self._log("alertmanager"),
-            files=(native,),
-            prepare=self._folder("alertmanager"),
+            written=written,
+            # It takes the names of the files with addresses and keys relative to its working directory.
+            directory=folder,
+            prepare=prepare,
         )
 
     def loki(self) -> Component:
@@ -270,6 +310,7 @@ class _Maker:
                     "collector_otlp_grpc",
                     "collector_otlp_http",
                     "collector_loki",
+                    "collector_alerts",
                     "collector_health",
                     "collector_metrics",
                 ),
@@ -314,13 +355,24 @@ class _Maker:
 
     def _promtail_folder(self) -> None:
         self._folder("promtail")()
-        # Promtail is not ready before it has a file to tail.
-        self._service_log.parent.mkdir(parents=True, exist_ok=True)
-        self._service_log.touch(mode=0o600)
+        # Promtail is not ready before it has a file to tail, and finds a new one only by looking every two seconds.
+        for name in (names.SERVICE, names.CANARY):
+            file = self._service_log(name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
 
-    @property
-    def _service_log(self) -> Path:
-        return self.settings.service_logs_dir / f"{names.SERVICE}.log"
+    def _service_log(self, name: str) -> Path:
+        return self.settings.service_logs_dir / f"{name}.log"
+
+    def _telemetry(self, name: str) -> dict[str, str]:
+        """What OpenTelemetry's SDK needs to know in a service of that name."""
+        return {
+            "OTEL_SERVICE_NAME": name,
+            "OTEL_RESOURCE_ATTRIBUTES": (
+                f"service.namespace={names.NAMESPACE},deployment.environment.name={self.settings.environment}"
+            ),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.settings.url("collector_otlp_http"),
+        }
 
     def service(self) -> Component:
         url = self.settings.url("service")
@@ -334,17 +386,38 @@ class _Maker:
             environment={
                 **{name: value for name, value in os.environ.items() if name.startswith(SERVICE_SETTINGS)},
                 **service_environment(self.settings),
-                "OTEL_SERVICE_NAME": names.SERVICE,
-                "OTEL_RESOURCE_ATTRIBUTES": (
-                    f"service.namespace={names.NAMESPACE},deployment.environment.name={self.settings.environment}"
-                ),
-                "OTEL_EXPORTER_OTLP_ENDPOINT": self.settings.url("collector_otlp_http"),
+                **self._telemetry(names.SERVICE),
             },
             ready_url=f"{url}/readyz",
             url=url,
-            log=self._service_log,
+            log=self._service_log(names.SERVICE),
             feeds=("promtail", "collector"),
             stop_seconds=20,
+        )
+
+    def canary(self) -> Component:
+        url = self.settings.url(names.CANARY)
+        return Component(
+            name=names.CANARY,
+            command=[sys.executable, "-m", "sightglass.canary"],
+            environment={
+                **self._listen(names.CANARY),
+                **self._telemetry(names.CANARY),
+                "TEMPO_URL": self.settings.url("tempo_http"),
+                "LOKI_URL": self.settings.url("loki_http"),
+                "PROMETHEUS_URL": self.settings.url("prometheus"),
+                "CANARY_INTERVAL_SECONDS": f"{names.CANARY_INTERVAL / self.settings.alert_pace:g}",
+                "CANARY_TIMEOUT_SECONDS": f"{names.CANARY_TIMEOUT / self.settings.alert_pace:g}",
+                # Few threads that do little: memory pools of their own would only lie empty.
+                "MALLOC_ARENA_MAX": "1",
+            },
+            ready_url=url,
+            url=url,
+            log=self._service_log(names.CANARY),
+            # What it looks for would be missing until then; nothing waits for the canary itself.
+            after=("promtail",),
+            feeds=("promtail", "collector"),
+            stop_seconds=3,
         )
 
     def grafana(self, home: GrafanaHome) -> Component:
@@ -366,10 +439,11 @@ class _Maker:
                 "TEMPO_URL": self.settings.url("tempo_http"),
                 "PROMETHEUS_URL": self.settings.url("prometheus"),
                 "ALERTMANAGER_URL": self.settings.url("alertmanager"),
+                "DASHBOARDS_DIR": str(DASHBOARDS),
             },
             ready_url=f"{url}/api/health",
             url=url,
             log=self._log("grafana"),
-            files=(native, *sorted((folder / "provisioning").rglob("*.yaml"))),
+            files=(native, *sorted((folder / "provisioning").rglob("*.yaml")), *sorted(DASHBOARDS.glob("*.json"))),
             prepare=self._folder("grafana"),
         )

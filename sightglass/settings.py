@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sightglass.errors import UserError
@@ -16,10 +16,13 @@ PREFIX = "SIGHTGLASS_"
 HOST = "127.0.0.1"
 
 SERVICE = "text-classifier"
+CANARY = "canary"
 NAMESPACE = "sightglass"
 S3_REGION = "us-east-1"
 LOKI_BUCKET = "loki"
 TEMPO_BUCKET = "tempo"
+CANARY_INTERVAL, CANARY_TIMEOUT = 15.0, 30.0
+"""Seconds between two probes of the canary, and after which one counts as lost."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ PORTS = (
     Port("collector_otlp_grpc", 4317, "collector", "OTLP over gRPC"),
     Port("collector_otlp_http", 4318, "collector", "OTLP over HTTP"),
     Port("collector_loki", 3500, "collector", "log lines from Promtail"),
+    Port("collector_alerts", 3501, "collector", "notifications from Alertmanager"),
     Port("collector_health", 13133, "collector", "readiness"),
     Port("collector_metrics", 8888, "collector", "its own metrics"),
     Port("minio", 9000, "minio", "S3 API, metrics"),
     Port("minio_console", 9001, "minio", "object browser"),
+    Port("canary", 9464, CANARY, "readiness"),
     Port("locust", 8089, "locust", "load test's own page, with --web"),
 )
 
@@ -63,13 +68,22 @@ PORTS = (
 class Settings(BaseSettings):
     """What the environment may change, each as ``SIGHTGLASS_<NAME>``; read once per command."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore")
 
     state_dir: Path = REPOSITORY / ".sightglass"
     cache_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("sightglass")))
     bin_dir: Path | None = None
     port_offset: int = Field(default=0, ge=0, le=40000)
     environment: str = Field(default="local", pattern=r"^[a-z0-9][a-z0-9-]*$")
+    alert_pace: float = Field(default=1.0, ge=1.0, le=1000.0)
+    alert_webhook_url: SecretStr | None = None
+    alert_slack_url: SecretStr | None = None
+    alert_pagerduty_key: SecretStr | None = None
+    alert_email_to: str | None = None
+    alert_email_from: str | None = None
+    alert_smtp: str | None = None
+    alert_smtp_user: str | None = None
+    alert_smtp_password: SecretStr | None = None
 
     @cached_property
     def ports(self) -> dict[str, int]:

@@ -181,6 +181,7 @@ class Supervisor:
             component.log.parent.mkdir(parents=True, exist_ok=True)
             parser[f"program:{component.name}"] = {
                 "command": _plain(shlex.join(component.command)),
+                **({"directory": _plain(component.directory)} if component.directory else {}),
                 "environment": _environment({**component.environment, "CONFIGURATION_SHA256": component.digest()}),
                 "autostart": "false",
                 "autorestart": "true",

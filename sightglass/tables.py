@@ -19,14 +19,18 @@ def console(*, stderr: bool = False) -> Console:
     return made if made.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
+def mark(ok: bool) -> str:
+    """The word for a thing that holds, or does not."""
+    return _GREEN if ok else _RED
+
+
 def verify_table(report: Report) -> Table:
     """One row a signal, with the seconds from emission to being found."""
     table = Table(title="Proof: real predictions, found where they belong", title_justify="left")
     for heading in ("kind", "name", "backend", "", "seconds", "detail"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
     for row in report.rows:
-        mark = _GREEN if row.ok else _RED
-        table.add_row(row.kind, row.name, row.backend, mark, f"{row.seconds:.2f}", row.detail)
+        table.add_row(row.kind, row.name, row.backend, mark(row.ok), f"{row.seconds:.2f}", row.detail)
     return table
 
 

@@ -1,6 +1,6 @@
 """Where a stack can be reached: the few lines that differ between one machine and Kubernetes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from minio import Minio
 
@@ -26,10 +26,12 @@ class Target:
     s3_secret_key: str
     s3_region: str
     grafana_url: str = ""
+    grafana_password: str = field(default="", repr=False)
+    """The administrator's; not among the lines."""
 
     def lines(self) -> list[str]:
         """KEY=VALUE lines; what does not run has none."""
-        values = ((f.name.upper(), getattr(self, f.name)) for f in fields(self))
+        values = ((f.name.upper(), getattr(self, f.name)) for f in fields(self) if f.name != "grafana_password")
         return [f"{name}={value}" for name, value in values if value]
 
     def s3(self) -> Minio:
@@ -52,4 +54,5 @@ def local(settings: Settings, credentials: Credentials, *, grafana: bool) -> Tar
         s3_secret_key=credentials.reader.secret_key,
         s3_region=names.S3_REGION,
         grafana_url=settings.url("grafana") if grafana else "",
+        grafana_password=credentials.grafana_admin_password if grafana else "",
     )

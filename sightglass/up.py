@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sightglass import build, components, credentials, grafana, http, stack, tables, target
+from sightglass.alerting import receivers
 from sightglass.errors import UserError
 from sightglass.grafana import GrafanaHome
 from sightglass.servers import SERVERS, server_versions
-from sightglass.settings import PORTS, REPOSITORY, SERVICE, Settings
+from sightglass.settings import CANARY, PORTS, REPOSITORY, SERVICE, Settings
 from sightglass.verify.run import Report, verify
 
 PLANNED_PROGRAMS = {program: Path(program) for server in SERVERS for program in server.programs}
@@ -65,6 +66,7 @@ def up(settings: Settings, console: Console) -> Report:
     memory = the_stack.resident_bytes()
     servers = sum(size for name, size in memory.items() if name != SERVICE)
     console.print(_addresses(settings, home))
+    console.print(receivers.sentence(settings), soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"Everything was ready {ready:.1f} s after the command began. Resident: servers {servers / 2**20:.0f} MiB, "
         f"service {memory.get(SERVICE, 0) / 2**20:.0f} MiB."
@@ -101,7 +103,7 @@ def train(settings: Settings) -> None:
 
 def versions(statuses: Iterable[stack.ComponentStatus]) -> dict[str, str]:
     """Version by component; Grafana, which may be anybody's, is asked for its own."""
-    found = {**server_versions(), SERVICE: metadata.version("sightglass")}
+    found = {**server_versions(), **dict.fromkeys((SERVICE, CANARY), metadata.version("sightglass"))}
     for status in statuses:
         if status.name == "grafana" and status.ready:
             with contextlib.suppress(http.Error, KeyError, ValueError):

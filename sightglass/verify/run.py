@@ -4,13 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sightglass import polling
 from sightglass.polling import NotYet
+from sightglass.provisioning import DASHBOARDS, DATA_SOURCES
 from sightglass.target import Target
+from sightglass.verify.links import GRAFANA_LINKS, LINKS
 from sightglass.verify.predictions import TEXTS, predict
-from sightglass.verify.signals import CHECKS, Check, Evidence
+from sightglass.verify.signals import SIGNALS, Check, Evidence
+
+
+def checks_of(target: Target) -> tuple[Check, ...]:
+    """Every row that the target has: where Grafana runs, each link goes through it as well."""
+    return (*SIGNALS, *LINKS, *(GRAFANA_LINKS if target.grafana_url else ()))
+
 
 TIMEOUT = 30.0
 """Seconds from emission after which a signal counts as lost."""
@@ -48,11 +57,18 @@ def verify(
     target: Target,
     *,
     timeout: float = TIMEOUT,
-    checks: Sequence[Check] = CHECKS,
+    checks: Sequence[Check] | None = None,
+    data_sources: Path = DATA_SOURCES,
+    dashboards: Path = DASHBOARDS,
     report: Callable[[Row], None] = lambda _row: None,
 ) -> Report:
-    """Make predictions and look for their signals; ``report`` is told each row as soon as it is known."""
-    evidence = Evidence(target)
+    """Make predictions, look for their signals and follow the links between them.
+
+    ``checks`` are all that the target has by default; ``report`` is told each row as soon as it is known.
+    """
+    if checks is None:
+        checks = checks_of(target)
+    evidence = Evidence(target, data_sources=data_sources, dashboards=dashboards)
     evidence.read_counters()
     try:
         evidence.predictions = [predict(target.service_url, text) for text in TEXTS]

@@ -1,10 +1,13 @@
 """One check a signal: given predictions that were just made, find their traces in the server they belong to."""
 
 import json
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
@@ -13,13 +16,18 @@ from ml_telemetry import signals
 from sightglass import settings as names
 from sightglass.backends import Alertmanager, LogLine, Loki, Prometheus, Span, Tempo
 from sightglass.polling import Never, NotYet
+from sightglass.provisioning import DASHBOARDS, DATA_SOURCES
 from sightglass.target import Target
-from sightglass.verify.predictions import Prediction
+from sightglass.verify import sources
+from sightglass.verify.predictions import CLIENT, Prediction, send_client_spans
+from sightglass.verify.sources import Sources
 
 SECOND = 1_000_000_000
 HTTP_COUNT = f"{signals.HTTP_DURATION.prometheus_name}_count"
 HTTP_BUCKET = f"{signals.HTTP_DURATION.prometheus_name}_bucket"
 PREDICTIONS = signals.PREDICTIONS.prometheus_name
+EDGES = "traces_service_graph_request_total"
+"""Requests by caller and service, which the Collector counts from pairs of spans."""
 REQUEST_SPANS = {(span.name, span.parent) for span in signals.SPANS if span.emitted and span is not signals.BATCH_SPAN}
 """Name and parent's name of every span that a prediction's trace has."""
 
@@ -27,8 +35,9 @@ REQUEST_SPANS = {(span.name, span.parent) for span in signals.SPANS if span.emit
 class Evidence:
     """What the checks share: the predictions of this run, and what the counters were before them."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, data_sources: Path = DATA_SOURCES, dashboards: Path = DASHBOARDS) -> None:
         self.target = target
+        self.provisioned: Sources = sources.provisioned(target, data_sources, dashboards)
         self.tempo = Tempo(target.tempo_url)
         self.loki = Loki(target.loki_url)
         self.prometheus = Prometheus(target.prometheus_url)
@@ -38,10 +47,16 @@ class Evidence:
         self.problem = "no prediction was made"
         self.before: dict[str, dict[str, float]] = {}
         self._done: set[str] = set()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    @property
+    def through_grafana(self) -> Sources:
+        """The target's Grafana."""
+        return sources.GrafanaSources(self.target.grafana_url, ("admin", self.target.grafana_password))
 
     def read_counters(self) -> None:
         """Remember the counters as they are before the predictions; nothing when Prometheus is away."""
-        for name in (HTTP_COUNT, PREDICTIONS):
+        for name in (HTTP_COUNT, PREDICTIONS, EDGES):
             try:
                 self.before[name] = self._by_instance(name)
             except NotYet:
@@ -69,10 +84,22 @@ class Evidence:
 
     def once(self, name: str, *steps: Callable[[], object]) -> None:
         """Take the steps unless they were all taken before; a step that raises is taken again the next time."""
-        if name not in self._done:
-            for step in steps:
-                step()
-            self._done.add(name)
+        with self._locks[name]:
+            if name not in self._done:
+                for step in steps:
+                    step()
+                self._done.add(name)
+
+    def sent_client_spans(self) -> None:
+        """Send the caller's span of each prediction, so that the service map can pair it with the service's."""
+        url = self.target.otlp_http_url
+        self.once("client spans", lambda: send_client_spans(url, self.made()))
+
+    def service_spans(self, prediction: Prediction) -> list[Span]:
+        """The service's own spans of a prediction, all that belong to a request."""
+        found = self.tempo.trace(prediction.trace_id, mode="ingesters")
+        expect_tree(found, prediction)
+        return [span for span in found if span.resource.get("service.name") == names.SERVICE]
 
     def log_lines(self, prediction: Prediction) -> list[LogLine]:
         """All lines of the service that carry the prediction's trace id."""
@@ -81,7 +108,8 @@ class Evidence:
         return self.loki.lines(query, start=prediction.sent - 2 * SECOND, end=time.time_ns() + 60 * SECOND)
 
     def _by_instance(self, name: str) -> dict[str, float]:
-        query = f'sum by (service_instance_id) ({name}{{service_name="{names.SERVICE}"}})'
+        selector = f'{name}{{client="{CLIENT}", server="{names.SERVICE}"}}' if name == EDGES else _of_service(name)
+        query = f"sum by (service_instance_id) ({selector})"
         return {sample.labels.get("service_instance_id", ""): sample.value for sample in self.prometheus.query(query)}
 
 
@@ -97,9 +125,14 @@ class Check:
     find: Callable[[Evidence], str]
 
 
+def _of_service(name: str) -> str:
+    return f'{name}{{service_name="{names.SERVICE}"}}'
+
+
 def expect_tree(spans: list[Span], prediction: Prediction) -> str:
     """Require the contract's span tree under the caller's own span."""
-    by_id = {span.span_id: span for span in spans}
+    # The caller may have sent its own span as well.
+    by_id = {span.span_id: span for span in spans if span.span_id != prediction.parent_id}
     found = {(span.name, by_id[span.parent_id].name if span.parent_id in by_id else None) for span in spans}
     missing = REQUEST_SPANS - found
     if missing:
@@ -224,17 +257,18 @@ def _nanoseconds(rfc3339: str) -> int:
 
 
 _SERVICE = names.SERVICE
-_TRACES = (_SERVICE, "collector", "tempo")
-_LOGS = (_SERVICE, "promtail", "collector", "loki")
-_METRICS = (_SERVICE, "collector", "prometheus")
+TRACES = (_SERVICE, "collector", "tempo")
+"""Components on a trace's way, and below on a log line's and on a metric's."""
+LOGS = (_SERVICE, "promtail", "collector", "loki")
+METRICS = (_SERVICE, "collector", "prometheus")
 
-CHECKS = (
-    Check("signal", "traces by id", "tempo", _TRACES, trace_by_id),
-    Check("signal", "traces by search", "tempo", _TRACES, trace_by_search),
-    Check("signal", "logs", "loki", _LOGS, log_line),
-    Check("signal", "metrics: counter", "prometheus", _METRICS, lambda evidence: evidence.counted(PREDICTIONS)),
-    Check("signal", "metrics: histogram", "prometheus", _METRICS, lambda evidence: evidence.counted(HTTP_COUNT)),
-    Check("signal", "metrics: exemplar", "prometheus", _METRICS, exemplar),
+SIGNALS = (
+    Check("signal", "traces by id", "tempo", TRACES, trace_by_id),
+    Check("signal", "traces by search", "tempo", TRACES, trace_by_search),
+    Check("signal", "logs", "loki", LOGS, log_line),
+    Check("signal", "metrics: counter", "prometheus", METRICS, lambda evidence: evidence.counted(PREDICTIONS)),
+    Check("signal", "metrics: histogram", "prometheus", METRICS, lambda evidence: evidence.counted(HTTP_COUNT)),
+    Check("signal", "metrics: exemplar", "prometheus", METRICS, exemplar),
     Check(
         *("signal", "host metrics", "prometheus"),
         ("collector", "prometheus"),
@@ -246,6 +280,6 @@ CHECKS = (
         fresh_series("otelcol_process_uptime_total", '{service_name="otel-collector"}'),
     ),
     Check("signal", "alerts", "alertmanager", ("prometheus", "alertmanager"), watchdog),
-    Check("signal", "trace blocks", "minio", (*_TRACES, "minio"), trace_block),
-    Check("signal", "log chunks", "minio", (*_LOGS, "minio"), log_chunk),
+    Check("signal", "trace blocks", "minio", (*TRACES, "minio"), trace_block),
+    Check("signal", "log chunks", "minio", (*LOGS, "minio"), log_chunk),
 )

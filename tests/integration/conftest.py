@@ -10,18 +10,36 @@ import pytest
 
 from sightglass import credentials, processes, settings, target, up
 from sightglass.settings import REPOSITORY
+from tests.integration.receiver import Receiver
 from tests.integration.running import Running
 
 PORT_OFFSET = 12000
 """Clear of the default ports, of a second stack 10,000 above, and of the ports that the system gives to clients."""
+PACE = 10
+"""How much faster than native this stack's alerting is."""
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def receiver() -> Iterator[Receiver]:
+    """Whom the stack notifies."""
+    with Receiver() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("stack")
-    own = {"SIGHTGLASS_STATE_DIR": str(folder), "SIGHTGLASS_PORT_OFFSET": str(PORT_OFFSET)}
-    clean = {name: value for name, value in os.environ.items() if not name.endswith("_PORT")}
+    own = {
+        "SIGHTGLASS_STATE_DIR": str(folder),
+        "SIGHTGLASS_PORT_OFFSET": str(PORT_OFFSET),
+        "SIGHTGLASS_ALERT_PACE": str(PACE),
+        "SIGHTGLASS_ALERT_WEBHOOK_URL": receiver.url("/webhook"),
+    }
+    foreign = [name for name in os.environ if name.endswith("_PORT") or name.startswith("SIGHTGLASS_ALERT_")]
+    clean = {name: value for name, value in os.environ.items() if name not in foreign}
     with pytest.MonkeyPatch.context() as patch:
+        for name in foreign:
+            patch.delenv(name)
         for name, value in own.items():
             patch.setenv(name, value)
         loaded = settings.load()
@@ -39,7 +57,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         )
         assert done.returncode == 0, done.stdout
         secrets = credentials.load(up.credentials_file(loaded))
-        running = Running(loaded, environment, target.local(loaded, secrets, grafana=False), secrets)
+        running = Running(
+            loaded, environment, target.local(loaded, secrets, grafana=not up.grafana_file(loaded).exists()), secrets
+        )
         yield running
         down = running.command("down")
         assert down.returncode == 0, down.stderr

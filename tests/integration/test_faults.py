@@ -18,11 +18,13 @@ from sightglass import settings as names
 from sightglass.backends import Span
 from sightglass.polling import NotYet
 from sightglass.supervise import Supervisor
+from sightglass.verify.links import LINKS
 from sightglass.verify.predictions import predict
-from sightglass.verify.signals import CHECKS, HTTP_COUNT, SECOND
+from sightglass.verify.run import checks_of
+from sightglass.verify.signals import HTTP_COUNT, SECOND, SIGNALS
 from tests.integration.running import Running
 
-COMPONENTS = sorted({component for check in CHECKS for component in check.needs})
+COMPONENTS = sorted({component for check in (*SIGNALS, *LINKS) for component in check.needs})
 WAIT = 30.0
 
 
@@ -48,7 +50,7 @@ def start(stack: Running, name: str) -> None:
 def test_every_row_is_green_when_all_runs(stack: Running) -> None:
     done = stack.command("verify", "--json")
     report = json.loads(done.stdout)
-    assert [row["name"] for row in report["rows"]] == [check.name for check in CHECKS]
+    assert [row["name"] for row in report["rows"]] == [check.name for check in checks_of(stack.target)]
     assert [row for row in report["rows"] if not row["ok"]] == []
     assert (done.returncode, report["ok"]) == (0, True)
 
@@ -58,8 +60,9 @@ def test_with_one_server_stopped_exactly_its_rows_are_red(stack: Running, compon
     stop(stack, component)
     done = stack.command("verify", "--json", "--timeout", "8")
     report = json.loads(done.stdout)
-    red = {row["name"]: row["detail"] for row in report["rows"] if not row["ok"]}
-    assert set(red) == {check.name for check in CHECKS if component in check.needs}, red
+    red = {(row["kind"], row["name"]): row["detail"] for row in report["rows"] if not row["ok"]}
+    expected = {(check.kind, check.name) for check in checks_of(stack.target) if component in check.needs}
+    assert set(red) == expected, red
     assert (done.returncode, report["ok"]) == (1, False)
     status = stack.command("status", "--json")
     components = json.loads(status.stdout)["components"]
@@ -217,4 +220,4 @@ def test_latency_benchmark_finds_every_signal(stack: Running) -> None:
 
 
 def test_logs_of_the_service_are_the_only_ones_tailed(logs: Path) -> None:
-    assert {file.name for file in logs.iterdir()} == {f"{names.SERVICE}.log"}
+    assert {file.name for file in logs.iterdir()} == {f"{names.SERVICE}.log", f"{names.CANARY}.log"}

@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_missing_span_or_a_wrong_parent_fails(spans: list[Span], prediction: P
     without = [span for span in spans if span.name != "vectorize"]
     with pytest.raises(NotYet, match="vectorize"):
         expect_tree(without, prediction)
-    stranger = Prediction(prediction.trace_id, "0" * 16, prediction.sent, prediction.answer, prediction.headers)
+    stranger = replace(prediction, parent_id="0" * 16)
     with pytest.raises(NotYet, match="not the caller's"):
         expect_tree(spans, stranger)
 

@@ -58,6 +58,7 @@ def test_status_of_nothing(call: Call) -> None:
     [
         (("env",), "There is no stack in"),
         (("verify",), "There is no stack in"),
+        (("alerts",), "There is no stack in"),
         (("logs", "lokki"), "There is no component 'lokki': take one of"),
         (("logs", "loki"), "loki has no log yet"),
         (("stop", "lokki"), "There is no component 'lokki': take one of"),

@@ -103,7 +103,8 @@ def test_rules_pass_promtool(programs: dict[str, Path], tmp_path: Path) -> None:
     good = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
     broken = tmp_path / "broken.rules.yaml"
-    broken.write_text(files[0].read_text().replace("vector(1)", "vector(1"))
+    watchdog = HELM_CONFIG / "prometheus" / "watchdog.rules.yaml"
+    broken.write_text(watchdog.read_text().replace("vector(1)", "vector(1"))
     bad = subprocess.run([*command, str(broken)], capture_output=True, text=True, check=False)
     assert bad.returncode != 0
     assert "unclosed left parenthesis" in bad.stdout + bad.stderr
@@ -193,4 +194,4 @@ def test_every_pipeline_limits_memory_first_and_every_exporter_queues_on_disk() 
 def test_promtail_tails_services_only(planned: dict[str, Component]) -> None:
     glob = Path(planned["promtail"].environment["PROMTAIL_LOG_GLOB"])
     tailed = {name for name, component in planned.items() if component.log.match(str(glob))}
-    assert tailed == {settings.SERVICE}
+    assert tailed == {settings.SERVICE, settings.CANARY}

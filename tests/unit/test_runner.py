@@ -108,6 +108,25 @@ def test_changed_configuration_restarts_exactly_what_uses_it(bench: Bench, tmp_p
     assert after["two"] == before["two"]
 
 
+def test_changed_written_configuration_restarts_its_program(bench: Bench, tmp_path: Path) -> None:
+    made = tmp_path / "made.yaml"
+    bench.stack(bench.component("one", written={made: "a: 1"})).bring_up()
+    stack = bench.stack(bench.component("one", written={made: "a: 1"}))
+    before = pids(stack)
+    stack.bring_up()
+    assert pids(stack) == before
+    changed = bench.stack(bench.component("one", written={made: "a: 2"}))
+    changed.bring_up()
+    assert pids(changed) != before
+
+
+def test_program_works_in_its_directory_or_in_the_stacks(bench: Bench, tmp_path: Path) -> None:
+    stack = bench.stack(bench.component("inside", directory=tmp_path), bench.component("plain"))
+    stack.bring_up()
+    working = {name: Path(psutil.Process(pid).cwd()) for name, pid in pids(stack).items()}
+    assert working == {"inside": tmp_path, "plain": bench.settings.state_dir}
+
+
 def test_early_death_ends_the_wait_at_once_with_the_log(bench: Bench) -> None:
     stack = bench.stack(bench.component("doomed", "--die"), bench.component("fine"))
     with pytest.raises(UserError, match=r"(?s)doomed ended while starting.*cannot go on"):

@@ -1,0 +1,63 @@
+"""The panels that may be empty on a sound stack with real traffic, each with the reason why."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from dashboards.names import Uid
+from dashboards.questions import Question
+
+EVERY: Final = "*"
+
+
+@dataclass(frozen=True)
+class MayBeEmpty:
+    """A panel ("annotation: ..." and "variable: ..." too, or every one) that may be empty; errors never may.
+
+    ``letters`` are those of its queries that may be; without any, all of them.
+    """
+
+    dashboard: Uid
+    panel: str
+    reason: str
+    letters: str = ""
+
+    def covers(self, question: Question) -> bool:
+        """Whether this entry is about that question."""
+        return (
+            question.dashboard == self.dashboard
+            and self.panel in (EVERY, question.panel)
+            and (not self.letters or question.letter in self.letters)
+        )
+
+
+_QUIET = "nothing fires on a sound stack"
+_CLUSTER = "needs kube-state-metrics, cAdvisor and node-exporter, which are only in a cluster"
+
+TABLE: Final = (
+    *(MayBeEmpty(uid, "annotation: Alerts", _QUIET) for uid in Uid if uid is not Uid.KUBERNETES),
+    MayBeEmpty(Uid.KUBERNETES, EVERY, _CLUSTER),
+    MayBeEmpty(Uid.SLO, "Alerts that fire", _QUIET),
+    MayBeEmpty(Uid.SLO, "Availability: budget lasts", "no budget is burnt while no request fails"),
+    MayBeEmpty(Uid.SLO, "Latency: budget lasts", "no budget is burnt while no request is slow"),
+    MayBeEmpty(Uid.SERVICE, "Failed traces", "a sound service fails no request; a test of its own fills it"),
+)
+
+BORN_LATE: Final[dict[str, str]] = {}
+"""Series that appear with their first event, each with that event; a query gets by without them."""
+
+
+def reason(question: Question, table: Iterable[MayBeEmpty] = TABLE) -> str:
+    """Why the question may have an empty answer, or nothing if it may not."""
+    return next((entry.reason for entry in table if entry.covers(question)), "")
+
+
+def left_over(questions: Iterable[Question], table: Iterable[MayBeEmpty] = TABLE) -> Iterator[str]:
+    """A sentence for each entry that is about no question any more, letter by letter."""
+    asked = list(questions)
+    for entry in table:
+        covered = [question for question in asked if entry.covers(question)]
+        missing = set(entry.letters) - {question.letter for question in covered}
+        if not covered or missing:
+            letters = f" ({', '.join(sorted(missing))})" if missing else ""
+            yield f"{entry.dashboard} / {entry.panel}{letters} is listed as possibly empty, but there is no such query"

@@ -1,0 +1,63 @@
+"""Alerting at a faster pace, for tests: every waiting time of the native files divided by one number.
+
+The ranges of expressions stay as they are, and so does ``repeat_interval``: they say what is looked at and what people
+are told again, not how long something is waited for.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+SHORTEST = 1.0
+"""Seconds that no waiting time is brought below."""
+_SCRAPE = ("scrape_interval", "scrape_timeout")
+_GLOBAL = (*_SCRAPE, "evaluation_interval")
+_RULE = ("for", "keep_firing_for")
+_ROUTE = ("group_wait", "group_interval")
+_UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"(\d+)(ms|[ywdhms])")
+
+
+def seconds(duration: str) -> float:
+    """Seconds of a duration as Prometheus writes it, e.g. ``1h30m``; :class:`ValueError` for any other text."""
+    if not re.fullmatch(rf"(?:{_DURATION.pattern})+|0", duration):
+        raise ValueError(f"{duration!r} is no duration")
+    return sum(int(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration))
+
+
+def faster(waiting: float, pace: float) -> float:
+    """Seconds to wait at that pace; what is below :data:`SHORTEST` already stays."""
+    return min(waiting, max(SHORTEST, waiting / pace))
+
+
+def paced(text: str, pace: float) -> str:
+    """Return a native file of Prometheus, of its rules or of Alertmanager with its waiting times divided.
+
+    At pace 1 it is the text itself; at any other the YAML is written anew, without its comments.
+    """
+    if pace == 1:
+        return text
+    content = yaml.safe_load(text)
+    for holder, names in _waiting(content):
+        for name in names:
+            if name in holder:
+                holder[name] = f"{round(faster(seconds(str(holder[name])), pace) * 1000)}ms"
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _waiting(content: dict[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
+    """Yield every mapping that holds waiting times, with the names that they may have there."""
+    yield content.get("global") or {}, _GLOBAL
+    for job in content.get("scrape_configs", []):
+        yield job, _SCRAPE
+    for group in content.get("groups", []):
+        yield group, ("interval",)
+        for rule in group["rules"]:
+            yield rule, _RULE
+    routes = [content["route"]] if "route" in content else []
+    while routes:
+        route = routes.pop()
+        yield route, _ROUTE
+        routes += route.get("routes", [])

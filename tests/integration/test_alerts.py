@@ -1,0 +1,167 @@
+"""Each kind of fault, caused on the running stack: its alert reaches Alertmanager and the receiver, and clears."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+
+from sightglass import polling
+from sightglass import settings as names
+from sightglass.backends import Alertmanager
+from sightglass.polling import NotYet
+from tests.integration import faults
+from tests.integration.receiver import Receiver
+from tests.integration.running import Running
+
+FIRES, CLEARS = 90.0, 120.0
+"""Seconds, at the tests' pace; how long each really took is printed."""
+Cause = Callable[[Running, Path], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is broken, under which traffic, and the alerts that say so."""
+
+    cause: Cause
+    alerts: tuple[tuple[str, dict[str, str]], ...]
+    busy: bool = True
+    leaves_traces: bool = True
+    """Whether the alert's search finds traces of the fault itself."""
+
+
+def stopped(name: str) -> Cause:
+    return lambda stack, _: faults.stopped(stack, name)
+
+
+def broken(fault: str) -> Cause:
+    return lambda stack, _: faults.broken(stack, fault)
+
+
+def unsampled(stack: Running, _: Path) -> AbstractContextManager[None]:
+    """The service serves, and sends no spans."""
+    environment = {"OTEL_TRACES_SAMPLER": "always_off"}
+    return faults.served_instead(stack, "text_classifier.service", environment)
+
+
+@contextmanager
+def overloaded(stack: Running, _: Path) -> Iterator[None]:
+    """More requests come in than a slow service can answer."""
+    with faults.broken(stack, "slow"), faults.traffic(stack, rate=1000, users=150):
+        yield
+
+
+SERVICE = {"service_name": names.SERVICE}
+FAULTS = {
+    "a server is down": Fault(stopped("tempo"), (("ServerDown", {"service_name": "tempo"}),), leaves_traces=False),
+    "the service is down": Fault(stopped(names.SERVICE), (("ServiceDown", SERVICE),), leaves_traces=False),
+    "the collector is down": Fault(stopped("collector"), (("CollectorDown", {}),), leaves_traces=False),
+    "the canary is down": Fault(stopped(names.CANARY), (("CanaryDown", {}),)),
+    "log lines do not arrive": Fault(
+        stopped("promtail"),
+        (("LogsSilent", SERVICE), ("IngestDelay", {"signal": "logs"}), ("SignalLost", {"signal": "logs"})),
+    ),
+    "spans do not arrive": Fault(unsampled, (("SpansSilent", SERVICE),), leaves_traces=False),
+    "requests fail": Fault(broken("error"), (("AvailabilityBudgetBurnsFast", {}),)),
+    "requests are slow": Fault(broken("slow"), (("LatencyBudgetBurnsFast", {}),)),
+    "answers are empty": Fault(broken("empty"), (("AnswerWithoutPrediction", SERVICE), ("AnswerTooSmall", SERVICE))),
+    "the model is unsure": Fault(broken("unsure"), (("ConfidenceCollapse", SERVICE),)),
+    "too many requests": Fault(overloaded, (("Saturation", SERVICE),), busy=False),
+    "data are refused for good": Fault(
+        lambda stack, _: faults.points_too_old(stack), (("CollectorDrops", {"signal": "metrics"}),)
+    ),
+    "more than the collector can hold": Fault(
+        lambda stack, _: faults.flood(stack), (("CollectorRefuses", {"signal": "metrics"}),), busy=False
+    ),
+    "a queue fills": Fault(
+        lambda stack, _: faults.full_queue(stack), (("CollectorQueueFills", {"exporter": "otlp_grpc/tempo"}),)
+    ),
+    "a disk is full": Fault(lambda _, folder: faults.full_disk(folder), (("DiskFills", {}),), leaves_traces=False),
+    "the object store is full": Fault(
+        lambda stack, folder: faults.full_object_store(stack, folder), (("ObjectStoreFills", {}),), leaves_traces=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_fires_its_alert_and_the_repair_clears_it(
+    stack: Running, receiver: Receiver, tmp_path: Path, name: str
+) -> None:
+    fault = FAULTS[name]
+    with ExitStack() as exits:
+        if fault.busy:
+            exits.enter_context(faults.traffic(stack))
+        with fault.cause(stack, tmp_path):
+            began = time.time()
+            for alert, labels in fault.alerts:
+                arrival = receiver.wait_for(alert, "firing", labels, FIRES, since=began)
+                print(f"{alert} fired {arrival.time - began:.1f} s after: {name}")
+                assert alert in held(stack), "the receiver has it, Alertmanager does not"
+                expect_annotations(arrival.alert["annotations"], alert)
+                if fault.leaves_traces:
+                    expect_traces(stack, arrival.alert["annotations"]["traces_query"])
+        repaired = time.time()
+        for alert, labels in fault.alerts:
+            arrival = receiver.wait_for(alert, "resolved", labels, CLEARS, since=began)
+            print(f"{alert} cleared {arrival.time - repaired:.1f} s after the repair")
+            polling.until(partial(expect_gone, stack, alert, labels), timeout=30, what=f"no {alert} at Alertmanager")
+
+
+def held(stack: Running) -> dict[str, dict[str, str]]:
+    """Labels of the alerts that Alertmanager holds, by name."""
+    alerts = Alertmanager(stack.target.alertmanager_url).alerts()
+    return {alert["labels"]["alertname"]: alert["labels"] for alert in alerts}
+
+
+def expect_gone(stack: Running, alert: str, labels: dict[str, str]) -> None:
+    for found in Alertmanager(stack.target.alertmanager_url).alerts():
+        if found["labels"]["alertname"] == alert and labels.items() <= found["labels"].items():
+            raise NotYet(f"alertmanager still has {found['labels']}")
+
+
+def expect_annotations(annotations: dict[str, str], alert: str) -> None:
+    """The page exists, and the addresses are whole: no template is left, and both name the same search."""
+    page = Path(unquote(urlsplit(annotations["runbook_url"]).path))
+    assert page.name == f"{alert}.md"
+    assert page.is_file()
+    assert urlsplit(annotations["dashboard_url"]).path.startswith("/d/sightglass-")
+    (pane,) = json.loads(parse_qs(urlsplit(annotations["traces_url"]).query)["panes"][0]).values()
+    assert pane["queries"][0]["query"] == annotations["traces_query"]
+    assert not [text for text in annotations.values() if "{{" in text or "<no value>" in text or "<error" in text]
+
+
+def expect_traces(stack: Running, query: str) -> None:
+    """The alert's search finds traces of the last minutes."""
+
+    def found() -> None:
+        now = int(time.time())
+        if not stack.tempo.search(query, start=now - 300, end=now + 5):
+            raise NotYet(f"{query} finds no trace")
+
+    polling.until(found, timeout=20, what="traces behind the alert")
+
+
+def test_nothing_fires_while_all_is_well(stack: Running, receiver: Receiver) -> None:
+    """The twin of all of the above: traffic without a fault wakes nobody."""
+    polling.until(lambda: expect_quiet(stack), timeout=CLEARS, what="earlier alerts to clear")
+    began = time.time()
+    with faults.traffic(stack):
+        polling.stays(lambda: expect_quiet(stack), duration=20, what="silence")
+    fired = [
+        alert["labels"]["alertname"]
+        for notification in receiver.at("/webhook")
+        for alert in notification.body["alerts"]
+        if notification.time >= began and alert["status"] == "firing"
+    ]
+    assert fired == []
+
+
+def expect_quiet(stack: Running) -> None:
+    firing = sorted(set(held(stack)) - {"Watchdog"})
+    if firing:
+        raise NotYet(f"firing: {', '.join(firing)}")

@@ -1,0 +1,103 @@
+"""Cases of the rules that are made from the objectives: long stories, told in minutes."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from tests.unit.rules.cases import SERVICE, Case, Series, counter, ended, requests
+
+MINUTE: Final = 60
+DAY: Final = 24 * 60
+"""In minutes."""
+BUDGETS: Final = {"availability": 0.005, "latency": 0.01}
+
+
+def traffic(objective: str, *phases: tuple[float, float, float]) -> Series:
+    """Requests: minutes, requests a minute, and the burn rate of each phase."""
+    budget = BUDGETS[objective]
+    all_ = counter(*((m * MINUTE, rate / MINUTE) for m, rate, _ in phases), step=MINUTE)
+    good = counter(*((m * MINUTE, rate * (1 - burn * budget) / MINUTE) for m, rate, burn in phases), step=MINUTE)
+    bad = counter(*((m * MINUTE, rate * burn * budget / MINUTE) for m, rate, burn in phases), step=MINUTE)
+    if objective == "availability":
+        return {requests(): good, requests(status="500"): bad}
+    return {requests(): all_, requests("http_server_request_duration_seconds_bucket", le="0.25"): good}
+
+
+def minutes(*moments: float) -> tuple[int, ...]:
+    """Seconds of moments in minutes."""
+    return tuple(round(moment * MINUTE) for moment in moments)
+
+
+def fast(objective: str, value: str) -> Iterator[Case]:
+    """Above 14.4 over an hour and five minutes, or 6 over six hours and thirty minutes; ten bad requests."""
+    alert = f"{objective.capitalize()}BudgetBurnsFast"
+    labels = {"service_name": SERVICE}
+
+    def case(kind: str, note: str, at: float, *phases: tuple[float, float, float], value: str = "") -> Case:
+        story = traffic(objective, *phases)
+        (moment,) = minutes(at)
+        if kind == "fires":
+            return Case(alert, "fires", story, (), moment, labels, value, note)
+        return Case(alert, "below", story, (moment,), note=note)
+
+    hour = case("fires", "an hour", 419, (360, 100, 0), (60, 100, 17), (120, 100, 0), value=value)
+    yield hour
+    yield ended(hour, 426 * MINUTE)
+    yield case("below", "an hour", 419, (360, 100, 0), (60, 100, 13))
+    six = case("fires", "six hours", 400, (400, 100, 7), (120, 100, 0))
+    yield six
+    yield ended(six, 435 * MINUTE)
+    yield case("below", "six hours", 400, (400, 100, 5))
+    over = ((360, 100, 0), (60, 100, 26), (20, 100, 2))
+    yield case("below", "it is over, five minutes say", 429, *over)
+    yield case("below", "it is over, half an hour says", 480, (360, 100, 9), (120, 100, 2))
+    # With little traffic, the number of bad requests decides.
+    share = 0.5 / BUDGETS[objective]
+    yield case("below", "eight in an hour", 424, (360, 1, 0), (60, 8 / 60 / 0.5, share), (5, 8 / 60 / 0.5, share))
+    yield case("fires", "thirteen in an hour", 424, (360, 1, 0), (60, 13 / 60 / 0.5, share), (5, 13 / 60 / 0.5, share))
+    few = 10 * BUDGETS[objective]
+    yield case("below", "nine in six hours", 419, (420, 9 / 360 / few, 10))
+    yield case("fires", "thirteen in six hours", 419, (420, 13 / 360 / few, 10))
+    yield case("fires", "twelve in a new stack's first minutes", 4, (10, 6, share))
+    yield case("below", "nine in a new stack's first minutes", 4, (5, 9 / 5 / 0.5, share), (10, 1, 0))
+    yield case("below", "one in an idle night", 362, (360, 0.1, 0), (1, 1, 1 / BUDGETS[objective]), (10, 0, 0))
+    yield case("below", "no traffic", 400, (400, 0, 0))
+    yield Case(alert, "below", {}, minutes(0, 60), note="no service")
+
+
+def slow(objective: str, value: str) -> Iterator[Case]:
+    """Above 3 over a day and two hours, or 1 over three days and six hours; thirty bad requests, for 15 minutes."""
+    alert = f"{objective.capitalize()}BudgetBurnsSlow"
+    labels = {"service_name": SERVICE}
+
+    def case(kind: str, note: str, at: float, *phases: tuple[float, float, float], value: str = "") -> Case:
+        story = traffic(objective, *phases)
+        (moment,) = minutes(at)
+        if kind == "fires":
+            return Case(alert, "fires", story, (), moment, labels, value, note)
+        return Case(alert, "below", story, (moment,), note=note)
+
+    # A busy day before keeps the three days good.
+    day = case("fires", "a day", 2 * DAY - 5, (DAY, 10_000, 0), (DAY, 100, 3.6), (DAY, 100, 0), value=value)
+    yield day
+    yield ended(day, (2 * DAY + 125) * MINUTE)
+    yield case("below", "a day", 2 * DAY - 5, (DAY, 10_000, 0), (DAY, 100, 2.6))
+    three = case("fires", "three days", 3 * DAY, (3 * DAY, 100, 1.2), (DAY, 100, 0))
+    yield three
+    yield ended(three, (3 * DAY + 370) * MINUTE)
+    yield case("below", "three days", 3 * DAY, (3 * DAY, 100, 0.8))
+    yield case("below", "it is over, two hours say", 2 * DAY, (DAY, 10_000, 0), (DAY - 140, 100, 5), (145, 100, 2.5))
+    yield case("below", "it is over, six hours say", 3 * DAY, (3 * DAY - 380, 100, 1.5), (385, 100, 0.8))
+    rate = 1 / DAY / BUDGETS[objective] / 4
+    yield case("below", "twenty-five in a day", 2 * DAY, (DAY, 10_000, 0), (DAY + 5, 25 * rate, 4))
+    yield case("fires", "forty in a day", 2 * DAY, (DAY, 10_000, 0), (DAY + 5, 40 * rate, 4))
+    rate = 1 / (3 * DAY) / BUDGETS[objective] / 2
+    yield case("below", "twenty-five in three days", 3 * DAY, (3 * DAY + 5, 25 * rate, 2))
+    yield case("fires", "forty in three days", 3 * DAY, (3 * DAY + 5, 40 * rate, 2))
+    # What one bad minute does to a good day.
+    burst = traffic(objective, (DAY, 100, 0), (1, 8000, 1 / BUDGETS[objective]), (DAY, 100, 0))
+    yield Case(alert, "fires", burst, minutes(DAY + 15), minutes(DAY + 20)[0], labels, note="a burst")
+    yield case("below", "no traffic", 400, (400, 0, 0))
+
+
+FAST: Final = (*fast("availability", ""), *fast("latency", ""))
+SLOW: Final = (*slow("availability", ""), *slow("latency", ""))
