@@ -17,7 +17,7 @@ def board() -> Board:
     """What is broken first, then the resources."""
     return Board(
         uid=Uid.KUBERNETES,
-        title="Sightglass / Kubernetes",
+        title="Kubernetes",
         description="Do the pods run, and is what they use near what they asked for?",
         variables=[namespace(), interval("2m")],
         rows=[_glance(), _pods(), _processor(), _memory(), _storage()],

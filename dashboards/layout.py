@@ -83,8 +83,8 @@ class Board:
                 place.x, place.y = left, top
                 panel.grid_pos, panel.id_val = place, stable_id(panel.title or "")
                 placed.append(panel)
-                left, line_height = left + place.w, max(line_height, place.h)
-                if left > WIDTH:
+                left, line_height = left + place.w, line_height or place.h
+                if left > WIDTH or place.h != line_height:
                     raise ValueError(f"{self.title}: {panel.title} does not fit into its line")
                 if left == WIDTH:
                     top, left, line_height = top + line_height, 0, 0

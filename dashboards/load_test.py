@@ -25,12 +25,12 @@ def board() -> Board:
     """Caller and server in the same panels, so that a difference is a sight and not a sum."""
     return Board(
         uid=Uid.LOAD_TEST,
-        title="Sightglass / Load test",
+        title="Load test",
         description="What did the caller see, what does the server say of it, and where is the difference?",
         variables=[service(), version(), interval("10s")],
         rows=[_glance(), _side_by_side(), _kinds(), _saturation()],
         span="now-15m",
-        refresh="5s",
+        refresh="10s",
     )
 
 
@@ -152,6 +152,7 @@ def _kinds() -> Row:
                 "Requests per second by kind; in brackets stands what is wrong with a request on purpose.",
                 prom(total(rate(REQUESTS, _LOCUST), REQUEST.label), legend),
                 unit="reqps",
+                height=11,
                 stacked=True,
             ),
             lines(
@@ -159,12 +160,14 @@ def _kinds() -> Row:
                 "95 of 100 requests of each kind were answered within this time: refusing must be cheap.",
                 prom(quantile(0.95, DURATION, _LOCUST, by=(REQUEST.label,)), legend),
                 unit="s",
+                height=11,
             ),
             lines(
                 "Failures by kind",
                 "Wrong or missing answers per second by kind: an accepted corrupted request is one, too.",
                 prom(total(rate(FAILURES, _LOCUST), REQUEST.label), legend),
                 unit="reqps",
+                height=11,
                 stacked=True,
             ),
         ],

@@ -6,6 +6,7 @@ from typing import Final
 
 from dashboards.names import Uid
 from dashboards.questions import Question
+from ml_telemetry import signals
 
 EVERY: Final = "*"
 
@@ -40,10 +41,19 @@ TABLE: Final = (
     MayBeEmpty(Uid.SLO, "Alerts that fire", _QUIET),
     MayBeEmpty(Uid.SLO, "Availability: budget lasts", "no budget is burnt while no request fails"),
     MayBeEmpty(Uid.SLO, "Latency: budget lasts", "no budget is burnt while no request is slow"),
+    MayBeEmpty(Uid.SERVICE, "Calls between services", "no call between services failed", "B"),
+    MayBeEmpty(Uid.PIPELINE, "Loki: lines taken and discarded", "Loki discarded no line", "B"),
     MayBeEmpty(Uid.SERVICE, "Failed traces", "a sound service fails no request; a test of its own fills it"),
 )
 
-BORN_LATE: Final[dict[str, str]] = {}
+BORN_LATE: Final[dict[str, str]] = {
+    signals.TELEMETRY_DROPPED.prometheus_name: "a service that gave up telemetry",
+    "otelcol_exporter_send_failed_spans_total": "a store that refused spans",
+    "otelcol_exporter_send_failed_metric_points_total": "a store that refused points",
+    "otelcol_exporter_send_failed_log_records_total": "a store that refused lines",
+    "minio_s3_requests_5xx_errors_total": "a failure of MinIO",
+    "minio_s3_requests_4xx_errors_total": "a call for an object that is not there",
+}
 """Series that appear with their first event, each with that event; a query gets by without them."""
 
 

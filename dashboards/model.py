@@ -35,7 +35,7 @@ def board() -> Board:
     """Predictions and confidence first; the input that explains them below, versions side by side last."""
     return Board(
         uid=Uid.MODEL,
-        title="Sightglass / Model",
+        title="Model",
         description="What does the model answer, how sure is it, how long does it take, and what is it asked?",
         variables=[service(), version(), track(), interval("30s")],
         rows=[_glance(), _predictions(), _inference(), _text(), _versions()],
@@ -167,6 +167,7 @@ def _inference() -> Row:
                 "95 of 100 requests spent no longer in each stage; vectorize and predict are done once a batch.",
                 prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, by=by), f"{{{{{_STAGE}}}}}", exemplars=True),
                 unit="s",
+                height=10,
                 table_legend=True,
             ),
             lines(
@@ -175,6 +176,7 @@ def _inference() -> Row:
                 prom(mean(signals.INFERENCE_DURATION, *_OURS, by=by), f"{{{{{_STAGE}}}}}"),
                 unit="s",
                 stacked=True,
+                height=10,
                 table_legend=True,
             ),
             heat(
@@ -183,6 +185,7 @@ def _inference() -> Row:
                 prom_heat(buckets(signals.INFERENCE_BATCH_SIZE, *_OURS)),
                 unit="short",
                 width=8,
+                height=10,
             ),
         ],
     )
@@ -215,6 +218,7 @@ def _text() -> Row:
                 prom(total(rate(signals.REJECTED, *_OURS), signals.REASON.label), f"{{{{{signals.REASON.label}}}}}"),
                 unit="reqps",
                 width=6,
+                height=7,
                 stacked=True,
             ),
         ],

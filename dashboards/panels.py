@@ -50,6 +50,8 @@ WIDTH: Final = 24
 _HEIGHT: Final = 8
 _STAT_HEIGHT: Final = 4
 _TIME_SERIES_FILL: Final = 8
+_SOFT_MAXIMUM: Final = {"reqps": 1.0, "cps": 1.0, "short": 1.0, "percentunit": 0.01, "s": 0.001, "Bps": 1024.0}
+"""Where the axis ends at least: without it a line of zeros has one up to 100."""
 
 
 def lines(
@@ -75,6 +77,8 @@ def lines(
         panel.min(minimum)
     if maximum is not None:
         panel.max(maximum)
+    elif unit in _SOFT_MAXIMUM:
+        panel.axis_soft_max(_SOFT_MAXIMUM[unit])
     panel.fill_opacity(30 if stacked else _TIME_SERIES_FILL).line_width(1).show_points(VisibilityMode.NEVER)
     panel.draw_style(GraphDrawStyle.LINE).legend(_legend(as_table=table_legend))
     panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
@@ -132,10 +136,12 @@ def number(
     return panel.targets(_lettered(targets))
 
 
-def heat(title: str, description: str, target: Target, *, unit: str, width: int = 12) -> heatmap.Panel:
+def heat(
+    title: str, description: str, target: Target, *, unit: str, width: int = 12, height: int = _HEIGHT
+) -> heatmap.Panel:
     """Where the observations of a histogram lie, over time; exemplars are dots that lead to their traces."""
-    panel = heatmap.Panel().span(width).height(_HEIGHT).calculate(False).cell_gap(1).show_y_histogram().show_legend()
-    panel.show_tooltip().exemplars_color("rgba(255, 120, 10, 0.9)")
+    panel = heatmap.Panel().span(width).height(height).calculate(False).cell_gap(1).show_y_histogram().show_legend()
+    panel.show_tooltip().exemplars_color("rgba(255, 152, 48, 0.5)")
     panel.color(heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").exponent(0.5).steps(64))
     panel.y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(AxisPlacement.LEFT))
     panel.scale_distribution(common.ScaleDistributionConfig().type(ScaleDistribution.LINEAR))
@@ -149,6 +155,8 @@ def traces(title: str, description: str, target: Target, *, width: int = 8) -> t
     """Traces that a TraceQL search finds; the id of each opens it."""
     panel = table.Panel().span(width).height(_HEIGHT).show_header(True).no_value("none").unit("short")
     panel.thresholds(_thresholds(()))
+    for heading, pixels in {"Trace ID": 150, "Start time": 150, "Duration": 90}.items():
+        panel.override_by_name(heading, [models.DynamicConfigValue(id_val="custom.width", value=pixels)])
     panel.title(title).description(description)
     panel.datasource(reference(Source.TEMPO))
     return panel.targets(_lettered([target]))
@@ -206,7 +214,8 @@ def states(
     panel = statetimeline.Panel().span(width).height(height).merge_values(True).show_value(VisibilityMode.NEVER)
     panel.row_height(0.8).fill_opacity(70).line_width(0).unit("none").mappings([models.ValueMap(options=results)])
     panel.thresholds(_thresholds(())).color_scheme(_colour(models.FieldColorModeId.THRESHOLDS))
-    panel.legend(_legend()).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE).sort(SortOrder.NONE))
+    panel.legend(common.VizLegendOptions().show_legend(False).display_mode(LegendDisplayMode.HIDDEN).calcs([]))
+    panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE).sort(SortOrder.NONE))
     panel.title(title).description(description)
     panel.datasource(_source(targets))
     return panel.targets(_lettered(targets))

@@ -18,7 +18,7 @@ def board() -> Board:
     """Delay and loss first, then the way of the data: Promtail, Collector, the stores, MinIO under them."""
     return Board(
         uid=Uid.PIPELINE,
-        title="Sightglass / Pipeline",
+        title="Pipeline",
         description="Does telemetry arrive, how late, and where is it stuck or lost?",
         variables=[interval("1m")],
         rows=[
@@ -146,7 +146,7 @@ def _collector() -> Row:
     refused = [
         prom(
             total(rate(f"otelcol_receiver_refused_{name}_total", _COLLECTOR), "receiver"),
-            f"refused {ours} {{{{receiver}}}}",
+            f"{ours} {{{{receiver}}}}",
         )
         for name, ours in _SIGNALS.items()
     ]
@@ -156,7 +156,7 @@ def _collector() -> Row:
                 total(rate(f"otelcol_exporter_send_failed_{name}_total", _COLLECTOR), "exporter"),
                 total(rate(f"otelcol_exporter_sent_{name}_total", _COLLECTOR), "exporter"),
             ),
-            f"failed {ours} {{{{exporter}}}}",
+            f"{ours} {{{{exporter}}}}",
         )
         for name, ours in _SIGNALS.items()
     ]
@@ -168,20 +168,34 @@ def _collector() -> Row:
                 "Spans, points and lines per second that each receiver took; one at zero has lost its sender.",
                 *received,
                 unit="cps",
+                width=6,
+                height=9,
+            ),
+            lines(
+                "Refused by receiver",
+                "Spans, points and lines per second that a receiver refused; their sender has to try again.",
+                *refused,
+                unit="cps",
+                width=6,
+                height=9,
+                colours={".*": ORANGE},
             ),
             lines(
                 "Sent by exporter",
                 "Spans, points and lines per second that each exporter delivered; it should follow what was taken.",
                 *sent,
                 unit="cps",
+                width=6,
+                height=9,
             ),
             lines(
-                "Refused and failed",
-                "Refused by a receiver (the sender tries again) and failed in an exporter (the queue tries again).",
-                *refused,
+                "Failed by exporter",
+                "Spans, points and lines per second that a store did not take for good; they are lost.",
                 *failed,
                 unit="cps",
-                colours={"refused": ORANGE, "failed": FAILED},
+                width=6,
+                height=9,
+                colours={".*": FAILED},
             ),
             lines(
                 "Queued by exporter",
@@ -201,7 +215,7 @@ def _collector() -> Row:
             lines(
                 "Memory of the Collector",
                 "Memory that the process holds; near its limit of 400 MiB it begins to refuse.",
-                prom(f"sum(otelcol_process_memory_rss_bytes{{{_COLLECTOR}}})", "resident"),
+                prom(f"sum(otelcol_process_memory_rss{{{_COLLECTOR}}})", "resident"),
                 unit="bytes",
                 width=6,
                 thresholds=[(400 * 2**20, RED)],

@@ -41,7 +41,7 @@ def board() -> Board:
     """Rate, errors, duration and saturation first; traces and logs of the same minutes below."""
     return Board(
         uid=Uid.SERVICE,
-        title="Sightglass / Service",
+        title="Service",
         description="Is the service well for its callers, and if not, which requests show why?",
         variables=[service(), version(), interval("30s"), slow()],
         rows=[_glance(), _requests(), _duration(), _saturation(), _traces(), _logs()],
@@ -216,7 +216,7 @@ def _traces() -> Row:
         [
             traces(
                 "Slow traces",
-                "Predictions that took longer than the variable says, newest first; the id opens the trace.",
+                "Predictions that took longer than the variable says; the id opens the trace.",
                 traceql(f"{{ {_SPAN} && duration > $slow }}"),
             ),
             traces(

@@ -19,7 +19,7 @@ def board() -> Board:
     """One row an objective, then the alerts that watch them."""
     return Board(
         uid=Uid.SLO,
-        title="Sightglass / SLO",
+        title="SLO",
         description="Is each objective held, how much error budget is left, and how fast is it spent?",
         variables=[service()],
         rows=[*(_objective(slo) for slo in _OBJECTIVES), _alerts()],
@@ -84,8 +84,8 @@ def _objective(slo: str) -> Row:
             number(
                 f"{title}: period",
                 "Days over which the objective is counted.",
-                prom_now(f"slo:period:days{labels} * {_DAY}"),
-                unit="s",
+                prom_now(f"slo:period:days{labels}"),
+                unit="suffix: days",
                 spark=False,
             ),
             lines(

@@ -60,7 +60,14 @@ def slow() -> Variable:
     """From which duration on a request is listed as slow."""
     options = [VariableOption(selected=value == "100ms", text=value, value=value) for value in SLOW]
     chosen = next(option for option in options if option.selected)
-    return dashboard.CustomVariable("slow").label("Slow from").values(",".join(SLOW)).options(options).current(chosen)
+    return (
+        dashboard.CustomVariable("slow")
+        .id("slow")
+        .label("Slow from")
+        .values(",".join(SLOW))
+        .options(options)
+        .current(chosen)
+    )
 
 
 def interval(minimum: str) -> Variable:
@@ -69,6 +76,7 @@ def interval(minimum: str) -> Variable:
     values = [VariableOption(selected=False, text=value, value=value) for value in _INTERVALS]
     return (
         dashboard.IntervalVariable("interval")
+        .id("interval")
         .label("Interval")
         .values(",".join(_INTERVALS))
         .auto(True)
@@ -82,6 +90,7 @@ def interval(minimum: str) -> Variable:
 def _query(name: str, title: str, series: str, label: str) -> dashboard.QueryVariable:
     return (
         dashboard.QueryVariable(name)
+        .id(name)  # the SDK's default is one id for all, and older Grafanas keep one variable an id
         .label(title)
         .query(f"label_values({series}, {label})")
         .datasource(DataSourceRef(type_val=Source.PROMETHEUS.value, uid=Source.PROMETHEUS.value))

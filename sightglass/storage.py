@@ -13,15 +13,17 @@ import jwt
 import urllib3
 from minio import Minio
 from minio.credentials.providers import StaticProvider
-from minio.error import MinioAdminException, S3Error
+from minio.error import MinioAdminException, S3Error, ServerError
 from minio.minioadmin import MinioAdmin
 
-from sightglass import settings
+from sightglass import polling, settings
 from sightglass.credentials import Credentials, S3User
 from sightglass.errors import UserError
 
 _READ = ("s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation")
 _WRITE = ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
+START_TIMEOUT = 30.0
+"""Seconds that MinIO may refuse requests after it said that it is ready."""
 TOKEN_LIFETIME = 10 * 365 * 24 * 3600
 """Seconds that the token for MinIO's own metrics is good for; it is made anew with every start."""
 
@@ -66,9 +68,9 @@ def provision(endpoint: str, credentials: Credentials, data_dir: Path) -> None:
         return
     root = client(endpoint, credentials.root)
     try:
-        for bucket in BUCKETS:
-            if not root.bucket_exists(bucket_name=bucket):
-                root.make_bucket(bucket_name=bucket)
+        polling.until(lambda: _make_buckets(root), timeout=START_TIMEOUT, what=f"MinIO at {endpoint} to take requests")
+    except polling.DeadlineError as error:
+        raise UserError(f"{error}. See `make logs NAME=minio`.") from None
     except S3Error as error:
         raise UserError(
             f"MinIO at {endpoint} refuses this stack's own credentials ({error.code}): is it another stack's? "
@@ -86,6 +88,16 @@ def provision(endpoint: str, credentials: Credentials, data_dir: Path) -> None:
             admin.policy_set(policy_name=name, user=users[name].access_key)
     _require_policies(admin)
     done.write_text(wanted)
+
+
+def _make_buckets(root: Minio) -> None:
+    try:
+        for bucket in BUCKETS:
+            if not root.bucket_exists(bucket_name=bucket):
+                root.make_bucket(bucket_name=bucket)
+    except ServerError as error:
+        # On a busy machine MinIO says that it is ready a moment before it is.
+        raise polling.NotYet(str(error)) from None
 
 
 def _require_policies(admin: MinioAdmin) -> None:

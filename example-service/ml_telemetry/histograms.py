@@ -61,11 +61,11 @@ class Rows:
 class Series:
     """One histogram with one set of labels; its buckets hold ``(lower, upper]`` as the SDK's do."""
 
-    def __init__(self, bounds: Sequence[float], labels: Labels) -> None:
+    def __init__(self, bounds: Sequence[float], labels: Labels, start: int) -> None:
         self._bounds = np.asarray(bounds, dtype=np.float64)
         self._labels = dict(labels)
         self._exemplars: dict[int, Exemplar] = {}
-        self.reset(time.time_ns())
+        self.reset(start)
 
     def reset(self, start: int) -> None:
         """Forget everything; ``start`` in nanoseconds since the epoch begins the next point."""
@@ -121,6 +121,7 @@ class BulkHistogram:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
+        self._collected = time.time_ns()
         self._series: dict[tuple[tuple[str, str | int], ...], Series] = {}
 
     def series(self, labels: Labels) -> Series:
@@ -128,7 +129,8 @@ class BulkHistogram:
         key = tuple(sorted(labels.items()))
         found = self._series.get(key)
         if found is None:
-            found = self._series[key] = Series(self.metric.bounds, labels)
+            # It had counted nothing when the points before were collected: a rate over its first point is no guess.
+            found = self._series[key] = Series(self.metric.bounds, labels, self._collected)
         return found
 
     def data(self, now: int, temporality: AggregationTemporality) -> MetricData | None:
@@ -139,6 +141,7 @@ class BulkHistogram:
                 points.append(point)
                 if temporality is AggregationTemporality.DELTA:
                     series.reset(now)
+        self._collected = now
         if not points:
             return None
         return MetricData(

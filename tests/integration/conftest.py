@@ -13,8 +13,8 @@ from sightglass.settings import REPOSITORY
 from tests.integration.receiver import Receiver
 from tests.integration.running import Running
 
-PORT_OFFSET = 12000
-"""Clear of the default ports, of a second stack 10,000 above, and of the ports that the system gives to clients."""
+PORT_OFFSET = 12000 + int(os.environ.get("SIGHTGLASS_PORT_OFFSET", "0"))
+"""Clear of a person's own ports, of a second stack 10,000 above, and of the ports that the system gives to clients."""
 PACE = 10
 """How much faster than native this stack's alerting is."""
 

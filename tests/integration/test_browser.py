@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from sightglass import polling, up
 from sightglass.verify.predictions import Prediction, predict
@@ -66,26 +67,48 @@ def explore(grafana: str, uid: str, query: dict[str, str]) -> str:
     return f"{grafana}/explore?{urlencode({'orgId': 1, 'left': json.dumps(left)})}"
 
 
-def test_from_a_line_to_its_trace_and_back(page: Page, grafana: str, prediction: Prediction, tmp_path: Path) -> None:
-    try:
-        page.goto(explore(grafana, "loki", {"expr": f'{{service_name="text-classifier"}} |= "{prediction.trace_id}"'}))
-        page.get_by_text(prediction.prediction_id).first.click()
-        page.get_by_role("link", name="Trace").or_(page.get_by_role("button", name="Trace")).first.click()
-        # The trace opens beside the line: its spans, and not those of another one.
-        for span in ("preprocess", "vectorize", "postprocess"):
-            expect(page.get_by_text(span, exact=True).first).to_be_visible()
-        expect(page.get_by_text(prediction.trace_id).first).to_be_visible()
-        page.goto(explore(grafana, "tempo", {"queryType": "traceId", "query": prediction.trace_id}))
-        expect(page.get_by_text("postprocess", exact=True).first).to_be_visible()
-        assert page.get_by_text(prediction.prediction_id).count() == 0
-        page.locator(
-            "[title*='logs for this'], [aria-label*='logs for this'], a:has-text('Logs for this span')"
-        ).first.click()
-        expect(page.get_by_text(prediction.prediction_id).first).to_be_visible()
-    except BaseException:
-        page.screenshot(path=tmp_path / "page.png")
-        print(f"what the page looked like: {tmp_path / 'page.png'}")
-        raise
+def button(page: Page, text: str) -> Locator:
+    """What a person clicks to follow a link: Grafana makes it a link with an address, or a button."""
+    name = re.compile(text, re.IGNORECASE)
+    return page.get_by_role("link", name=name).or_(page.get_by_role("button", name=name)).first
+
+
+@pytest.fixture
+def pictured(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """The page as it was at the end, to be looked at when a test has failed."""
+    yield
+    picture = tmp_path / "page.png"
+    page.screenshot(path=picture)
+    print(f"{request.node.name}: {picture}")
+
+
+@pytest.mark.usefixtures("pictured")
+def test_from_a_line_to_its_trace(page: Page, grafana: str, prediction: Prediction) -> None:
+    page.goto(explore(grafana, "loki", {"expr": f'{{service_name="text-classifier"}} |= "{prediction.trace_id}"'}))
+    page.locator("tr, [role=row], [data-testid*=log-row]", has_text=prediction.prediction_id).first.click()
+    button(page, "^Trace").click()
+    # The trace opens beside the line.
+    for span in ("preprocess", "vectorize", "postprocess"):
+        expect(page.get_by_text(span).first).to_be_visible()
+    expect(page.get_by_text(prediction.trace_id, exact=True).last).to_be_visible()
+
+
+@pytest.mark.usefixtures("pictured")
+def test_from_a_span_to_its_line(page: Page, grafana: str, prediction: Prediction) -> None:
+    page.goto(explore(grafana, "tempo", {"queryType": "traceql", "query": prediction.trace_id}))
+    page.get_by_text("postprocess").first.click()
+    assert page.get_by_text(prediction.prediction_id).count() == 0, "the id shows before the logs do"
+    button(page, "logs for this span").click()
+    expect(page.get_by_text(f'"ml.prediction.id":"{prediction.prediction_id}"').first).to_be_visible()
+
+
+@pytest.mark.usefixtures("pictured")
+def test_a_line_of_no_request_has_no_trace_button(page: Page, grafana: str, stack: Running) -> None:
+    """The twin: a line without a trace id has the same fields, and nothing to click."""
+    page.goto(explore(grafana, "loki", {"expr": '{service_name="text-classifier"} |= "ml.model.loaded"'}))
+    page.locator("tr, [role=row], [data-testid*=log-row]", has_text="ml.model.loaded").first.click()
+    expect(page.get_by_text("service_name").first).to_be_visible()
+    expect(button(page, "^Trace")).to_have_count(0)
 
 
 def test_every_link_resolves_through_grafana(stack: Running, grafana: str) -> None:

@@ -86,10 +86,14 @@ def test_exactly_the_signal_of_a_stopped_server_is_lost(stack: Running, componen
 def test_canary_is_small_and_stops_at_once(stack: Running) -> None:
     process = psutil.Process(stack.supervisor_pids()[names.CANARY])
     assert process.memory_info().rss < 60 * 2**20
-    before = time.monotonic()
     process.terminate()
-    process.wait(5)
-    assert time.monotonic() - before < 1
+
+    def ended() -> None:
+        # The supervisor may take another second to notice.
+        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            raise NotYet("still running")
+
+    polling.until(ended, timeout=1, interval=0.05, what="the canary to end")
 
     def back() -> None:
         if stack.supervisor_pids()[names.CANARY] in (0, process.pid):

@@ -122,10 +122,11 @@ def test_alert_reaches_every_channel_and_so_does_its_end(bench: Bench) -> None:
         ("people@example.org",),
         "secret-of-smtp",
     )
-    for text in (message["text"], mail.message.get_content()):
+    assert [part.get_content_type() for part in mail.message.iter_parts()] == ["text/plain"]
+    (text_part,) = mail.message.iter_parts()
+    for text in (message["text"], text_part.get_content()):
         for part in ("EverywhereDown is tested.", "More of it.", *LINKS.values()):
             assert part in text
-    assert mail.message.get_content_type() == "text/plain"
 
 
 def test_people_are_never_told_of_the_watchdog(bench: Bench) -> None:

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -20,21 +19,22 @@ from ml_telemetry import signals
 from sightglass import build, canary, components, credentials, settings
 from sightglass.alerting import __main__ as everything
 from sightglass.alerting import files, links, rules, slo
-from sightglass.alerting.model import Alert, Group
+from sightglass.alerting.model import Group
 from sightglass.errors import UserError
 from sightglass.settings import REPOSITORY
 from tests.unit.rules import objectives, promtool
 from tests.unit.rules.cases import CASES, STEP, Case
+from tests.unit.rules.promtool import Steps
 
 RULES = REPOSITORY / "helm-config" / "prometheus"
 OWN: list[Group] = [group for groups in rules.FILES.values() for group in groups]
 SLO: list[Group] = slo.groups(slo.load())
-SLOW_STEP = 5 * objectives.MINUTE
-Suite = tuple[Sequence[Group], Sequence[Case], int]
+SECONDS, MINUTES, FIVE_MINUTES = Steps(STEP, STEP), Steps(60, 60), Steps(60, 300)
+Suite = tuple[Sequence[Group], Sequence[Case], Steps]
 SUITES: dict[str, Suite] = {
-    "rules": (OWN, CASES, STEP),
-    "objectives, fast": (SLO, objectives.FAST, objectives.MINUTE),
-    "objectives, slow": (SLO, objectives.SLOW, SLOW_STEP),
+    "rules": (OWN, CASES, SECONDS),
+    "objectives, fast": (SLO, objectives.FAST, MINUTES),
+    "objectives, slow": (SLO, objectives.SLOW, FIVE_MINUTES),
 }
 
 
@@ -49,28 +49,22 @@ def programs() -> dict[str, Path]:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_case_holds(suite: str, programs: dict[str, Path], tmp_path: Path) -> None:
-    groups, cases, step = SUITES[suite]
-    assert promtool.run(programs["promtool"], tmp_path, groups, cases, step) == ""
+    assert promtool.run(programs["promtool"], tmp_path, *SUITES[suite]) == ""
 
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_no_change_of_a_rule_goes_unnoticed(suite: str, programs: dict[str, Path], tmp_path: Path) -> None:
-    groups, cases, step = SUITES[suite]
-    ours = {case.alert for case in cases}
-    # The other suite's alerts stay out, their recordings do not.
-    kept = [replace(g, rules=[r for r in g.rules if not isinstance(r, Alert) or r.name in ours]) for g in groups]
-    assert promtool.survivors(programs["promtool"], tmp_path, kept, cases, step) == []
+    assert promtool.survivors(programs["promtool"], tmp_path, *SUITES[suite]) == []
 
 
 def test_a_link_that_says_something_else_is_noticed(programs: dict[str, Path], tmp_path: Path) -> None:
     (case, *_) = (c for c in CASES if c.alert == "ServerDown")
-    groups = [replace(g, rules=[r for r in g.rules if isinstance(r, Alert) and r.name == case.alert]) for g in OWN]
     file = tmp_path / "rules.yaml"
-    content = promtool.document(file, [case], groups, STEP)
+    content = promtool.document(file, [case], promtool.only(OWN, case.alert), SECONDS)
     (test,) = content["tests"]
     test["alert_rule_test"][0]["exp_alerts"][0]["exp_annotations"]["traces_url"] += "x"
     file.write_text((RULES / "pipeline.rules.yaml").read_text())
-    assert "traces_url" in promtool.complaints(programs["promtool"], tmp_path, content)
+    assert "traces_url" in promtool.complaints(programs["promtool"], tmp_path, {"cases": content})
 
 
 def kinds(cases: Sequence[Case], groups: Sequence[Group]) -> dict[tuple[str, str], set[str]]:
@@ -100,10 +94,11 @@ def recorded(programs: dict[str, Path], folder: Path, series: Mapping[str, str],
     ]
     given = [{"series": name, "values": values} for name, values in series.items()]
     test = {"interval": "1m", "input_series": given, "promql_expr_test": tests}
-    content = {"rule_files": [str(file)], "evaluation_interval": "1m", "tests": [test]}
-    return promtool.complaints(programs["promtool"], folder, content)
+    content = {"rule_files": [str(file)], "evaluation_interval": "1m", "group_eval_order": GROUPS, "tests": [test]}
+    return promtool.complaints(programs["promtool"], folder, {"cases": content})
 
 
+GROUPS = [group.name for group in SLO]
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 

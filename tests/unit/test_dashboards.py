@@ -20,7 +20,7 @@ from dashboards.filling import Filling
 from dashboards.layout import Board, Row
 from dashboards.may_be_empty import MayBeEmpty
 from dashboards.names import TAG, Source, Uid
-from dashboards.panels import number
+from dashboards.panels import lines, number
 from dashboards.queries import prom
 from dashboards.questions import Kind, Question
 from load_testing import telemetry
@@ -90,6 +90,8 @@ def flaws(board: Json) -> Iterator[str]:
     ids = [panel["id"] for panel in board["panels"]]
     if len(set(ids)) < len(ids) or 0 in ids:
         yield "ids"
+    if any(variable["id"] != variable["name"] for variable in board["templating"]["list"]):
+        yield "variable"
     for panel in panels(board):
         yield from (f"{flaw} of {panel['title']}" for flaw in panel_flaws(panel))
     for one, other in itertools.combinations((panel["gridPos"] for panel in board["panels"]), 2):
@@ -129,6 +131,7 @@ FLAWS: dict[str, Break] = {
     "annotations": lambda board: board["annotations"]["list"].pop(),
     "watchdog": lambda board: board["annotations"]["list"][1].update(expr="ALERTS"),
     "ids": lambda board: board["panels"][1].update(id=board["panels"][2]["id"]),
+    "variable": lambda board: board["templating"]["list"][0].update(id=board["templating"]["list"][1]["id"]),
     "overlap": lambda board: board["panels"][2]["gridPos"].update(x=0),
     "description": lambda board: first(board).update(description="Requests"),
     "unit": lambda board: first(board)["fieldConfig"]["defaults"].pop("unit"),
@@ -150,6 +153,13 @@ def test_panels_that_leave_a_gap_are_refused() -> None:
     lonely = Row("Row", [number("Title", "A sentence.", prom("up"), unit="short", width=6)])
     with pytest.raises(ValueError, match="the last line of Row is not full"):
         Board(Uid.SLO, "Title", "Text.", [], [lonely]).build()
+
+
+def test_panels_of_different_heights_do_not_share_a_line() -> None:
+    high = lines("High", "A sentence.", prom("up"), unit="short", width=18)
+    low = number("Low", "A sentence.", prom("up"), unit="short", width=6)
+    with pytest.raises(ValueError, match="Low does not fit into its line"):
+        Board(Uid.SLO, "Title", "Text.", [], [Row("Row", [high, low])]).build()
 
 
 def test_uids_are_those_that_alerts_link_to() -> None:

@@ -46,7 +46,7 @@ def sdk_point(values: Sequence[float]) -> HistogramDataPoint:
 
 
 def bulk_point(batches: Sequence[NDArray[np.float64]]) -> HistogramDataPoint:
-    series = Series(METRIC.bounds, {"track": "stable"})
+    series = Series(METRIC.bounds, {"track": "stable"}, 0)
     for values in batches:
         series.add(values, [None] * len(values))
     point = series.point(1)
@@ -72,7 +72,7 @@ def list_or_value(value: object) -> object:
 
 
 def test_exemplar_is_the_last_sampled_value_of_each_bucket() -> None:
-    series = Series((1.0, 2.0), {})
+    series = Series((1.0, 2.0), {}, 0)
     values = np.asarray([0.5, 0.6, 1.5, 0.7, 9.0])
     series.add(values, [trace(1), trace(2), trace(3), None, None])
     point = series.point(1)
@@ -158,3 +158,15 @@ def test_reader_merges_into_the_same_scope(temporality: AggregationTemporality) 
     assert scopes == {"other": ["d"], "test": ["c", METRIC.name]}
     merged = next(e for e in data.resource_metrics[0].scope_metrics if e.scope.name == "test").metrics[1]
     assert merged.data.aggregation_temporality is temporality  # type: ignore[union-attr]
+
+
+def test_a_new_series_began_when_the_points_before_were_collected() -> None:
+    histogram = BulkHistogram(METRIC)
+    starts = []
+    for number, track in enumerate(("stable", "canary", "shadow")):
+        histogram.series({"track": track}).add(np.asarray([0.5]), [None])
+        data = histogram.data(1000 * (number + 1), AggregationTemporality.CUMULATIVE)
+        assert data is not None
+        starts.append([point.start_time_unix_nano for point in data.data.data_points])
+    created = starts[0][0]
+    assert starts == [[created], [created, 1000], [created, 1000, 2000]]

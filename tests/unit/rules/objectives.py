@@ -76,26 +76,28 @@ def slow(objective: str, value: str) -> Iterator[Case]:
             return Case(alert, "fires", story, (), moment, labels, value, note)
         return Case(alert, "below", story, (moment,), note=note)
 
-    # A busy day before keeps the three days good.
-    day = case("fires", "a day", 2 * DAY - 5, (DAY, 10_000, 0), (DAY, 100, 3.6), (DAY, 100, 0), value=value)
+    # Two busy hours before keep the three days good, and are more than a day ago when the case is looked at.
+    busy = (120, 100_000, 0)
+    after = 120 + DAY + 30
+    day = case("fires", "a day", after, busy, (DAY + 35, 100, 3.6), (200, 100, 0), value=value)
     yield day
-    yield ended(day, (2 * DAY + 125) * MINUTE)
-    yield case("below", "a day", 2 * DAY - 5, (DAY, 10_000, 0), (DAY, 100, 2.6))
-    three = case("fires", "three days", 3 * DAY, (3 * DAY, 100, 1.2), (DAY, 100, 0))
+    yield ended(day, (after + 130) * MINUTE)
+    yield case("below", "a day", after, busy, (DAY + 35, 100, 2.6))
+    three = case("fires", "three days", 600, (605, 100, 1.2), (400, 100, 0))
     yield three
-    yield ended(three, (3 * DAY + 370) * MINUTE)
-    yield case("below", "three days", 3 * DAY, (3 * DAY, 100, 0.8))
-    yield case("below", "it is over, two hours say", 2 * DAY, (DAY, 10_000, 0), (DAY - 140, 100, 5), (145, 100, 2.5))
-    yield case("below", "it is over, six hours say", 3 * DAY, (3 * DAY - 380, 100, 1.5), (385, 100, 0.8))
+    yield ended(three, 975 * MINUTE)
+    yield case("below", "three days", 600, (605, 100, 0.8))
+    yield case("below", "it is over, two hours say", after, busy, (DAY - 110, 100, 5), (145, 100, 2.5))
+    yield case("below", "it is over, six hours say", 980, (600, 100, 1.5), (385, 100, 0.8))
     rate = 1 / DAY / BUDGETS[objective] / 4
-    yield case("below", "twenty-five in a day", 2 * DAY, (DAY, 10_000, 0), (DAY + 5, 25 * rate, 4))
-    yield case("fires", "forty in a day", 2 * DAY, (DAY, 10_000, 0), (DAY + 5, 40 * rate, 4))
-    rate = 1 / (3 * DAY) / BUDGETS[objective] / 2
-    yield case("below", "twenty-five in three days", 3 * DAY, (3 * DAY + 5, 25 * rate, 2))
-    yield case("fires", "forty in three days", 3 * DAY, (3 * DAY + 5, 40 * rate, 2))
-    # What one bad minute does to a good day.
-    burst = traffic(objective, (DAY, 100, 0), (1, 8000, 1 / BUDGETS[objective]), (DAY, 100, 0))
-    yield Case(alert, "fires", burst, minutes(DAY + 15), minutes(DAY + 20)[0], labels, note="a burst")
+    yield case("below", "twenty-five in a day", after, busy, (DAY + 35, 25 * rate, 4))
+    yield case("fires", "forty in a day", after, busy, (DAY + 35, 40 * rate, 4))
+    rate = 1 / 600 / BUDGETS[objective] / 2
+    yield case("below", "twenty-five in three days", 600, (605, 25 * rate, 2))
+    yield case("fires", "forty in three days", 600, (605, 40 * rate, 2))
+    # What three bad minutes do to a good day.
+    burst = traffic(objective, (600, 100, 0), (3, 8000, 1 / BUDGETS[objective]), (60, 100, 0))
+    yield Case(alert, "fires", burst, minutes(615), 620 * MINUTE, labels, note="a burst")
     yield case("below", "no traffic", 400, (400, 0, 0))
 
 

@@ -4,22 +4,32 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sightglass.alerting.model import Alert, Group, render
+from sightglass.alerting.model import Alert, Group, Recording, render
 from tests.unit.rules.cases import Case
 
 EXTERNAL = {"grafana_url": "http://127.0.0.1:3000", "runbooks_url": "file:///runbooks"}
 """What the environment of a test's Prometheus says."""
+MUTANTS = "mutants"
 _TEMPLATE = re.compile(r"\{\{ \$(externalLabels|labels|value)\.?(\w*)[^}]*\}\}")
 _COMPARISON = re.compile(
     r"(?P<left>(?:[\w:]+(?:\{[^{}]*\})?(?:\[\w+\])?)?\)*) (?P<operator>==|>=|>|<) "
     r"(?P<right>[\d.]+(?!\w)|last_over_time)"
 )
 _OPPOSITE = {"==": "!=", ">=": "<", ">": "<=", "<": ">="}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Seconds between two samples of the series, and between two evaluations of the rules."""
+
+    samples: int
+    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -48,26 +58,29 @@ def expanded(annotations: Mapping[str, str], case: Case) -> dict[str, str]:
 
 
 def document(
-    rules: Path, cases: Sequence[Case], groups: Sequence[Group], step: int, mutants: Sequence[Mutant] = ()
+    rules: Path, cases: Sequence[Case], groups: Sequence[Group], steps: Steps, mutants: Sequence[Mutant] = ()
 ) -> dict[str, Any]:
     """A file for promtool: each case as a test of its alert, or else of the mutants of its alert's rules."""
     tests = []
     for case in cases:
         test: dict[str, Any] = {
             "name": case.name,
-            "interval": f"{step}s",
+            "interval": f"{steps.samples}s",
             "external_labels": EXTERNAL,
             "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
         }
         rule = rule_of(case, groups)
         if mutants:
-            names = [m.rule.name for m in mutants if m.original.name == case.alert and rule in (m.original, None)]
+            names = [mutant.rule.name for mutant in mutants if rule in (mutant.original, None)]
             test["promql_expr_test"] = [expectation for name in names for expectation in _states(case, name)]
         else:
             test["promql_expr_test"] = list(_states(case, case.alert))
             test["alert_rule_test"] = _annotations(case, rule)
         tests.append(test)
-    return {"rule_files": [str(rules)], "evaluation_interval": f"{step}s", "tests": tests}
+    # Else promtool takes the groups in any order, and one of long windows may come before what it is made of.
+    order = [*(group.name for group in groups), *([MUTANTS] if mutants else [])]
+    head = {"rule_files": [str(rules)], "evaluation_interval": f"{steps.evaluations}s", "group_eval_order": order}
+    return {**head, "tests": tests}
 
 
 def _states(case: Case, alert: str) -> Iterator[dict[str, Any]]:
@@ -89,37 +102,55 @@ def _annotations(case: Case, rule: Alert | None) -> list[dict[str, Any]]:
     return [{"eval_time": f"{case.firing}s", "alertname": case.alert, "exp_alerts": [alert]}]
 
 
-def run(promtool: Path, folder: Path, groups: Sequence[Group], cases: Sequence[Case], step: int) -> str:
+def run(promtool: Path, folder: Path, groups: Sequence[Group], cases: Sequence[Case], steps: Steps) -> str:
     """Run the cases on the rules; returns what promtool complains of, nothing if all hold."""
-    rules = folder / "rules.yaml"
-    rules.write_text(render(groups, "a test"))
-    return complaints(promtool, folder, document(rules, cases, groups, step))
+    documents = {}
+    for alert in dict.fromkeys(case.alert for case in cases):
+        ours = [case for case in cases if case.alert == alert]
+        kept = only(groups, alert)
+        rules = folder / f"{alert}.rules.yaml"
+        rules.write_text(render(kept, "a test"))
+        documents[alert] = document(rules, ours, kept, steps)
+    return complaints(promtool, folder, documents)
 
 
-def survivors(promtool: Path, folder: Path, groups: Sequence[Group], cases: Sequence[Case], step: int) -> list[str]:
+def survivors(promtool: Path, folder: Path, groups: Sequence[Group], cases: Sequence[Case], steps: Steps) -> list[str]:
     """Break every alert rule in every way; returns the changes that no case noticed."""
-    mutants = [mutant for group in groups for alert in group.alerts for mutant in mutated(alert)]
-    broken = [
-        replace(group, rules=[*group.rules, *(m.rule for m in mutants if m.original in group.alerts)])
-        for group in groups
-    ]
-    rules = folder / "mutants.yaml"
-    rules.write_text(render(broken, "a test"))
-    said = complaints(promtool, folder, document(rules, cases, groups, step, mutants))
-    noticed = set(re.findall(r"\w+__\d+", said))
-    return [f"{mutant.rule.name}: {mutant.change}" for mutant in mutants if mutant.rule.name not in noticed]
+    documents, all_ = {}, []
+    for name in dict.fromkeys(case.alert for case in cases):
+        ours = [case for case in cases if case.alert == name]
+        kept = only(groups, name)
+        mutants = list(mutated([rule for group in kept for rule in group.alerts]))
+        broken = [*kept, Group(MUTANTS, [mutant.rule for mutant in mutants])]
+        rules = folder / f"{name}.rules.yaml"
+        rules.write_text(render(broken, "a test"))
+        documents[name] = document(rules, ours, kept, steps, mutants)
+        all_ += mutants
+    noticed = set(re.findall(r"\w+__\d+", complaints(promtool, folder, documents)))
+    return [f"{mutant.rule.name}: {mutant.change}" for mutant in all_ if mutant.rule.name not in noticed]
 
 
-def mutated(alert: Alert) -> Iterator[Mutant]:
-    """The rule with each comparison turned around, each threshold moved up and down, and another ``for``."""
-    number = 0
+def only(groups: Sequence[Group], alert: str) -> list[Group]:
+    """The rules of one alert and the recordings that they need, directly or through others."""
+    text = "\n".join(rule.expr for group in groups for rule in group.alerts if rule.name == alert)
+    recordings = {rule.name: rule.expr for group in groups for rule in group.rules if isinstance(rule, Recording)}
+    needed: set[str] = {alert}
+    while found := {name for name in recordings.keys() - needed if re.search(rf"(?<![\w:]){name}(?![\w:])", text)}:
+        needed |= found
+        text += "\n".join(rule.expr for group in groups for rule in group.rules if rule.name in found)
+    kept = [replace(group, rules=[rule for rule in group.rules if rule.name in needed]) for group in groups]
+    return [group for group in kept if group.rules]
 
-    def mutant(change: str, **changed: str) -> Mutant:
-        nonlocal number
-        number += 1
-        # ALERTS and nothing else is asked for a mutant.
-        return Mutant(replace(alert, name=f"{alert.name}__{number}", **changed), alert, change)  # type: ignore[arg-type]
 
+def mutated(alerts: Sequence[Alert]) -> Iterator[Mutant]:
+    """The rules with each comparison turned around, each threshold moved up and down, and another ``for``."""
+    numbers = count(1)
+    for alert in alerts:
+        for change, other in _changes(alert):
+            yield Mutant(replace(other, name=f"{alert.name}__{next(numbers)}"), alert, change)
+
+
+def _changes(alert: Alert) -> Iterator[tuple[str, Alert]]:
     for text, left, operator, right in {m.group(0, *m.groupdict()) for m in _COMPARISON.finditer(alert.expr)}:
         found = re.compile(re.escape(text) + r"(?![\d.])")
         others = [f"{left} {_OPPOSITE[operator]} {right}"]
@@ -128,17 +159,20 @@ def mutated(alert: Alert) -> Iterator[Mutant]:
             others += [f"{left} {operator} {float(right) * 1.5:g}", f"{left} {operator} {lower:g}"]
         for other in others:
             expr = found.sub(lambda _, other=other: other, alert.expr)  # type: ignore[misc]
-            yield mutant(f"{text} -> {other}", expr=expr)
+            yield f"{text} -> {other}", replace(alert, expr=expr)
     if alert.hold != "0s":
-        yield mutant("for: 0s", hold="0s")
-        yield mutant("for: twice as long", hold=f"{2 * int(alert.hold[:-1])}{alert.hold[-1]}")
+        yield "for: 0s", replace(alert, hold="0s")
+        yield "for: twice as long", replace(alert, hold=f"{2 * int(alert.hold[:-1])}{alert.hold[-1]}")
 
 
-def complaints(promtool: Path, folder: Path, content: Mapping[str, Any]) -> str:
-    """What promtool says about a file of tests, nothing if all of them hold."""
-    file = folder / "cases.yaml"
-    file.write_text(yaml.safe_dump(content, width=1_000_000))
-    command = [str(promtool), "test", "rules", str(file)]
+def complaints(promtool: Path, folder: Path, documents: Mapping[str, Mapping[str, Any]]) -> str:
+    """What promtool says about files of tests by name, nothing if all of them hold."""
+    names = []
+    for name, content in documents.items():
+        file = folder / f"{name}.cases.yaml"
+        file.write_text(yaml.safe_dump(content, width=1_000_000))
+        names.append(str(file))
+    command = [str(promtool), "test", "rules", *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     # It ends with 1 when a test failed; what is no failed test must not be taken for one.
     assert (done.returncode == 0) is ("FAILED" not in done.stdout + done.stderr), done.stdout + done.stderr
