@@ -4,10 +4,11 @@ from dashboards.colours import ORANGE, RED, YELLOW
 from dashboards.layout import Board, Row
 from dashboards.names import Uid
 from dashboards.panels import lines, number, rows
-from dashboards.queries import prom, prom_now
+from dashboards.queries import or_zero, prom, prom_now
 from dashboards.variables import INTERVAL, NAMESPACE, interval, namespace
 
 _CONTAINER = f'{NAMESPACE}, container!="", container!="POD"'
+_PODS = f"count(kube_pod_info{{{NAMESPACE}}})"
 _RESTARTS = f"kube_pod_container_status_restarts_total{{{NAMESPACE}}}"
 _PROCESSOR = f"sum by (namespace, pod) (rate(container_cpu_usage_seconds_total{{{_CONTAINER}}}[{INTERVAL}]))"
 _MEMORY = f"sum by (namespace, pod) (container_memory_working_set_bytes{{{_CONTAINER}}})"
@@ -31,11 +32,12 @@ def _asked(kind: str, resource: str) -> str:
 
 
 def _glance() -> Row:
-    waiting = f"sum(kube_pod_container_status_waiting_reason{{{NAMESPACE}}}) or vector(0)"
+    waiting = or_zero(f"sum(kube_pod_container_status_waiting_reason{{{NAMESPACE}}})", _PODS)
     pods = f"sum(kube_pod_status_phase{{{NAMESPACE}, phase=~%s}})"
     available = f"sum(kube_deployment_status_replicas_available{{{NAMESPACE}}})"
     wanted = f"sum(kube_deployment_spec_replicas{{{NAMESPACE}}})"
-    killed = f'sum(kube_pod_container_status_last_terminated_reason{{{NAMESPACE}, reason="OOMKilled"}}) or vector(0)'
+    ended = f'sum(kube_pod_container_status_last_terminated_reason{{{NAMESPACE}, reason="OOMKilled"}})'
+    killed = or_zero(ended, _PODS)
     restarts = f"sum(increase({_RESTARTS}[$__range]))"
     return Row(
         "At a glance",

@@ -25,6 +25,7 @@ from ml_telemetry.signals import Metric
 _OURS = (SERVICE, VERSION)
 _TRACKED = (*_OURS, TRACK)
 _LABEL, _STAGE, _MODEL = signals.LABEL.label, signals.STAGE.label, signals.VERSION.label
+_PREDICT = f'{_STAGE}="predict"'
 _INSTANCE = signals.SERVICE_INSTANCE_ID.label
 _UNSURE = 0.6
 """Below this confidence a prediction counts as unsure; it is a bound of the histogram."""
@@ -90,7 +91,7 @@ def _glance() -> Row:
             number(
                 "Model time p95",
                 "95 of 100 passes of the model itself took no longer; the request's other stages are below.",
-                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, f'{_STAGE}="predict"')),
+                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, _PREDICT)),
                 unit="s",
                 width=3,
                 thresholds=[(0.05, YELLOW), (0.25, RED)],
@@ -158,14 +159,16 @@ def _predictions() -> Row:
 
 
 def _inference() -> Row:
-    by = (_STAGE,)
+    by, legend = (_STAGE,), f"{{{{{_STAGE}}}}}"
     return Row(
         "Inference",
         [
             lines(
                 "Time by stage, p95",
                 "95 of 100 requests spent no longer in each stage; vectorize and predict are done once a batch.",
-                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, by=by), f"{{{{{_STAGE}}}}}", exemplars=True),
+                # Exemplars of one stage are enough: every request has all stages, and each costs time to fetch.
+                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, f'{_STAGE}!="predict"', by=by), legend),
+                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, _PREDICT, by=by), legend, exemplars=True),
                 unit="s",
                 height=10,
                 table_legend=True,
@@ -173,7 +176,7 @@ def _inference() -> Row:
             lines(
                 "Mean time of a request",
                 "Mean time in each stage, one on the other: the whole is what inference adds to a request.",
-                prom(mean(signals.INFERENCE_DURATION, *_OURS, by=by), f"{{{{{_STAGE}}}}}"),
+                prom(mean(signals.INFERENCE_DURATION, *_OURS, by=by), legend),
                 unit="s",
                 stacked=True,
                 height=10,
@@ -249,7 +252,7 @@ def _versions() -> Row:
     classes = by_version(total(rate(signals.PREDICTIONS, *_TRACKED), *by, _LABEL), _LABEL)
     share = f"{classes} / ignoring({_LABEL}) group_left() ({predictions} > 0)"
     confidence = mean_by_version(signals.CONFIDENCE, *_TRACKED)
-    predict = mean_by_version(signals.INFERENCE_DURATION, *_OURS, f'{_STAGE}="predict"')
+    predict = mean_by_version(signals.INFERENCE_DURATION, *_OURS, _PREDICT)
     unknown = mean_by_version(signals.OUT_OF_VOCABULARY, *_OURS)
     workers = f"count by ({_MODEL}) ({signals.MODEL_INFO.prometheus_name}{selector(*_OURS)})"
     legend = f"{{{{{_MODEL}}}}}"

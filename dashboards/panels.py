@@ -155,8 +155,10 @@ def traces(title: str, description: str, target: Target, *, width: int = 8) -> t
     """Traces that a TraceQL search finds; the id of each opens it."""
     panel = table.Panel().span(width).height(_HEIGHT).show_header(True).no_value("none").unit("short")
     panel.thresholds(_thresholds(()))
-    for heading, pixels in {"Trace ID": 150, "Start time": 150, "Duration": 90}.items():
+    for heading, pixels in {"Trace ID": 150, "Start time": 170, "Duration": 90}.items():
         panel.override_by_name(heading, [models.DynamicConfigValue(id_val="custom.width", value=pixels)])
+    # The caller's own span, whose name this is, is seldom ours to see.
+    panel.override_by_name("Name", [models.DynamicConfigValue(id_val="custom.hidden", value=True)])
     panel.title(title).description(description)
     panel.datasource(reference(Source.TEMPO))
     return panel.targets(_lettered([target]))

@@ -38,13 +38,13 @@ def board() -> Board:
 
 def _over_signals(template: str) -> str:
     """Sum of one of the Collector's counters over spans, points and lines."""
-    parts = [total(rate(template.format(name), _COLLECTOR)) for name in _SIGNALS]
-    return " + ".join(f"({part} or vector(0))" for part in parts)
+    return " + ".join(total(rate(template.format(name), _COLLECTOR)) for name in _SIGNALS)
 
 
 def _glance() -> Row:
     queue = f"max(otelcol_exporter_queue_size{{{_COLLECTOR}}} / otelcol_exporter_queue_capacity{{{_COLLECTOR}}})"
-    dropped = signals.TELEMETRY_DROPPED.prometheus_name
+    dropped = f"sum(increase({signals.TELEMETRY_DROPPED.prometheus_name}[$__range]))"
+    workers = f"count({signals.MODEL_INFO.prometheus_name})"
     return Row(
         "At a glance",
         [
@@ -84,7 +84,7 @@ def _glance() -> Row:
             number(
                 "Dropped by services",
                 "Requests in the time range whose spans or line a service gave up: its Collector was away too long.",
-                prom_now(f"sum(increase({dropped}[$__range])) or vector(0)"),
+                prom_now(or_zero(dropped, workers)),
                 unit="short",
                 width=3,
                 decimals=0,
@@ -94,7 +94,7 @@ def _glance() -> Row:
             number(
                 "Servers down",
                 "Servers that Prometheus cannot scrape; the bands below say which and since when.",
-                prom_now("count(up == 0) or vector(0)"),
+                prom_now(or_zero("count(up == 0)", "count(up)")),
                 unit="short",
                 width=3,
                 thresholds=[(1, RED)],

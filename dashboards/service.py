@@ -50,7 +50,8 @@ def board() -> Board:
 
 def _glance() -> Row:
     budget = 'min(slo:period_error_budget_remaining:ratio{service_name="$service"})'
-    firing = 'count(ALERTS{alertstate="firing", alertname!="Watchdog"}) or vector(0)'
+    # The Watchdog always fires: where it does not, nothing can be said of the others.
+    firing = or_zero('count(ALERTS{alertstate="firing", alertname!="Watchdog"})', 'count(ALERTS{alertname="Watchdog"})')
     in_progress = total(f"{signals.HTTP_ACTIVE.prometheus_name}{{{SERVICE}, {VERSION}}}")
     return Row(
         "At a glance",
@@ -101,6 +102,7 @@ def _glance() -> Row:
                 unit="short",
                 thresholds=[(1, RED)],
                 spark=False,
+                none="alerting is dead",
             ),
         ],
     )
@@ -235,13 +237,15 @@ def _traces() -> Row:
 
 def _logs() -> Row:
     stream = "{" + SERVICE + "}"
+    # The level is in the index: counting the many lines of level info would cost ten times as much.
+    above_info = "{" + SERVICE + ', level=~"warn|error|fatal"}'
     return Row(
         "Logs",
         [
             bars(
-                "Log lines by level",
-                "Lines by level; orange are refused requests, red are failures inside the service.",
-                logql(f"sum by (level) (count_over_time({stream}[$__interval]))", "{{level}}"),
+                "Warnings and errors",
+                "Lines above the level info: orange are refused requests, red are failures inside the service.",
+                logql(f"sum by (level) (count_over_time({above_info}[$__interval]))", "{{level}}"),
                 unit="short",
                 width=24,
                 height=5,

@@ -18,7 +18,7 @@ from sightglass import credentials, polling, settings, tables, target, up
 from sightglass.errors import UserError
 from sightglass.polling import DeadlineError, NotYet
 from sightglass.target import Target
-from sightglass.verify.links import LINKS
+from sightglass.verify import links as rows
 from sightglass.verify.predictions import predict
 from sightglass.verify.signals import SECOND, Check, Evidence
 
@@ -26,7 +26,9 @@ GOAL = 10.0
 """Seconds from a request until each of its links leads to it."""
 INTERVAL = 0.2
 """Seconds between two looks, which is also the error of each figure."""
-AT_ONCE = 4
+LINKS = tuple(link for link in rows.LINKS if link.name != rows.DANGLING)
+"""Every link that leads from one request; the share of those that open nothing belongs to none."""
+AT_ONCE = 8
 """Requests that are followed side by side."""
 EVERY = 1.05
 """Seconds between two requests: a histogram keeps one exemplar for each bucket and export, which is once a second."""
@@ -54,8 +56,6 @@ def follow(
     """Send that many requests and follow each link of each; ``report`` is told when one request is done."""
 
     def one(evidence: Evidence) -> list[Followed]:
-        # The caller's span first: the service map waits for it.
-        evidence.sent_client_spans()
         with ThreadPoolExecutor(max_workers=len(links)) as looks:
             found = list(looks.map(lambda link: _look(evidence, link, timeout), links))
         report()
@@ -69,6 +69,8 @@ def follow(
             evidence = Evidence(where)
             evidence.read_counters()
             evidence.predictions = [predict(where.service_url)]
+            # The service map waits for the caller's span, though not for long.
+            evidence.sent_client_spans()
             futures.append(pool.submit(one, evidence))
         return [found for future in futures for found in future.result()]
 

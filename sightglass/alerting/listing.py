@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from sightglass import backends
@@ -134,18 +133,16 @@ def show(listing: Listing, console: Console) -> None:
     if not listing.alerts:
         console.print("[green]Clear: nothing is firing or pending.[/]")
     for alert in listing.alerts:
-        console.print(_block(alert))
+        # Never folded: an address must stay one word to be opened.
+        console.print(_block(alert), soft_wrap=True)
 
 
-def _block(alert: Alert) -> Group:
+def _block(alert: Alert) -> Text:
     since = datetime.fromtimestamp(alert.since).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     style = {"firing": "bold red", "pending": "yellow"}[alert.state]
-    heading = Text.assemble(
+    block = Text.assemble(
         (f"\n{alert.state} {alert.name}", style), f" ({alert.severity or 'no severity'}) since {since}"
     )
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
     rows = {
         "summary": alert.summary,
         "description": alert.description,
@@ -158,8 +155,8 @@ def _block(alert: Alert) -> Group:
     }
     for name, text in rows.items():
         if text:
-            table.add_row(name, Text(text))
-    return Group(heading, table)
+            block.append(f"\n{name:<13}", "dim").append(text)
+    return block
 
 
 def _kept_back(alert: Alert) -> str:

@@ -256,11 +256,10 @@ def _alert(slo: Slo, objective: str, name: str, policy: Policy) -> Alert:
     budget = 1 - slo.ratios[objective]
     selector = f'{{slo="{objective}", service_name="{slo.service}"}}'
     least = policy.minimum_bad_events
-    bad = "slo:sli_bad_events:increase"
     pairs = [
         f"(\n  slo:sli_error:ratio_rate{w.long}{selector} > {w.burn_rate} * {budget}\n"
         f"and\n  slo:sli_error:ratio_rate{w.short}{selector} > {w.burn_rate} * {budget}\n"
-        f"and\n  ({bad}{w.long}{selector} >= {least} or {bad}{BASE}{selector} >= {least})\n)"
+        f"and\n  {_enough(w.long, selector, least)}\n)"
         for w in policy.windows
     ]
     rates = " or ".join(f"{w.burn_rate} over {w.long} and {w.short}" for w in policy.windows)
@@ -281,6 +280,14 @@ def _alert(slo: Slo, objective: str, name: str, policy: Policy) -> Alert:
         traces=traceql,
         labels={"slo": objective},
     )
+
+
+def _enough(window: str, selector: str, least: int) -> str:
+    """Whether enough is bad in a long window; what it counts is up to five minutes old, which an hour cannot wait."""
+    count = f"slo:sli_bad_events:increase{window}{selector} >= {least}"
+    if length(window) > length(LONG):
+        return count
+    return f"({count} or slo:sli_bad_events:increase{BASE}{selector} >= {least})"
 
 
 def _described(slo: Slo, objective: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from dashboards.names import Source, Uid
 from dashboards.questions import Kind, Question
 from dashboards.variables import SLOW
 from load_testing.kinds import CORRUPTED
-from sightglass import backends, http, polling
+from sightglass import backends, http, polling, up
 from sightglass import settings as names
 from sightglass.polling import DeadlineError, NotYet
 from sightglass.settings import REPOSITORY
@@ -210,6 +210,25 @@ def test_deployment_is_marked_once_where_it_began(traffic: Running) -> None:
     workers = traffic.prometheus.query(f'count(count_over_time(ml_model_info{{service_name="{names.SERVICE}"}}[30m]))')
     assert answer.error == ""
     assert 1 <= answer.found <= 3 * workers[0].value, answer
+
+
+def grafana(stack: Running, path: str) -> http.Response:
+    """Ask the stack's own Grafana; without one the test is skipped."""
+    if up.grafana_file(stack.settings).exists():
+        pytest.skip("the stack has no Grafana: set GRAFANA_HOME to the folder of a release")
+    password = stack.credentials.grafana_admin_password
+    url = f"{stack.settings.url('grafana')}/api/dashboards/uid/{path}"
+    return http.session.get(url, auth=("admin", password), timeout=10)
+
+
+@pytest.mark.parametrize("uid", Uid)
+def test_grafana_has_the_dashboard_as_it_is_committed(stack: Running, uid: Uid) -> None:
+    answer = grafana(stack, uid).json()
+    assert (answer["meta"]["provisioned"], answer["meta"]["folderTitle"]) == (True, "Sightglass")
+    shown, committed = answer["dashboard"], BOARDS[uid]
+    assert [panel["title"] for panel in shown["panels"]] == [panel["title"] for panel in committed["panels"]]
+    assert [v["query"] for v in shown["templating"]["list"]] == [v["query"] for v in committed["templating"]["list"]]
+    assert grafana(stack, f"{uid}-no").status_code == 404
 
 
 def bench(stack: Running, *options: str) -> subprocess.CompletedProcess[str]:

@@ -194,7 +194,7 @@ def test_trace_outlives_tempo_stopped_right_after_a_query(stack: Running) -> Non
 def test_second_up_changes_nothing(stack: Running) -> None:
     before = stack.supervisor_pids()
     done = stack.command("up")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert stack.supervisor_pids() == before
 
 

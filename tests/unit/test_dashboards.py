@@ -220,6 +220,11 @@ def test_metric_that_is_not_in_the_contract_is_seen() -> None:
     assert foreign(asked) == {"ml_prediction_total"}
 
 
+def test_no_zero_out_of_nothing() -> None:
+    """A source that died must not look like one that counts zero."""
+    assert [question.name for _, question in QUESTIONS if "vector(0)" in question.text] == []
+
+
 def test_every_variable_of_every_query_is_set() -> None:
     for board, question in QUESTIONS:
         assert "$" not in Filling.defaults(board).fill(question)
