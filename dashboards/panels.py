@@ -157,6 +157,8 @@ def traces(title: str, description: str, target: Target, *, width: int = 8) -> t
     panel.thresholds(_thresholds(()))
     for heading, pixels in {"Trace ID": 150, "Start time": 170, "Duration": 90}.items():
         panel.override_by_name(heading, [models.DynamicConfigValue(id_val="custom.width", value=pixels)])
+    # Tempo leaves a duration of 0 out.
+    panel.override_by_name("Duration", [models.DynamicConfigValue(id_val="noValue", value="< 1 ms")])
     # The caller's own span, whose name this is, is seldom ours to see.
     panel.override_by_name("Name", [models.DynamicConfigValue(id_val="custom.hidden", value=True)])
     panel.title(title).description(description)

@@ -67,7 +67,6 @@ def follow(
             if number:
                 time.sleep(every)
             evidence = Evidence(where)
-            evidence.read_counters()
             evidence.predictions = [predict(where.service_url)]
             # The service map waits for the caller's span, though not for long.
             evidence.sent_client_spans()

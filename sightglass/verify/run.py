@@ -69,7 +69,6 @@ def verify(
     if checks is None:
         checks = checks_of(target)
     evidence = Evidence(target, data_sources=data_sources, dashboards=dashboards)
-    evidence.read_counters()
     try:
         evidence.predictions = [predict(target.service_url, text) for text in TEXTS]
     except NotYet as reason:

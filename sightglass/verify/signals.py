@@ -45,7 +45,6 @@ class Evidence:
         self.began = time.time_ns()
         self.predictions: list[Prediction] = []
         self.problem = "no prediction was made"
-        self.before: dict[str, dict[str, float]] = {}
         self._done: set[str] = set()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -53,14 +52,6 @@ class Evidence:
     def through_grafana(self) -> Sources:
         """The target's Grafana."""
         return sources.GrafanaSources(self.target.grafana_url, ("admin", self.target.grafana_password))
-
-    def read_counters(self) -> None:
-        """Remember the counters as they are before the predictions; nothing when Prometheus is away."""
-        for name in (HTTP_COUNT, PREDICTIONS, EDGES):
-            try:
-                self.before[name] = self._by_instance(name)
-            except NotYet:
-                return
 
     def made(self) -> list[Prediction]:
         """The predictions of this run, of which there is at least one."""
@@ -76,11 +67,13 @@ class Evidence:
         return f"{name} +{grown:g}"
 
     def grown(self, name: str) -> float:
-        """By how much the counter of one instance grew; a sum would fall when an earlier instance's series ends."""
-        if name not in self.before:
-            raise NotYet(f"prometheus did not answer before the predictions were made: {self.target.prometheus_url}")
-        now = self._by_instance(name)
-        return max((value - self.before[name].get(key, 0.0) for key, value in now.items()), default=0.0)
+        """By how much the counter of one instance grew since the run began.
+
+        A sum would fall when an earlier instance's series ends. Both values are asked for now: a counter that began
+        anew in the meantime, because its process was restarted, is then known to have been 0.
+        """
+        now, before = self._by_instance(name), self._by_instance(name, f" @ {self.began / SECOND:.3f}")
+        return max((value - before.get(key, 0.0) for key, value in now.items()), default=0.0)
 
     def once(self, name: str, *steps: Callable[[], object]) -> None:
         """Take the steps unless they were all taken before; a step that raises is taken again the next time."""
@@ -107,9 +100,9 @@ class Evidence:
         # The window starts where the prediction was sent: an older chunk would have to be read from object storage.
         return self.loki.lines(query, start=prediction.sent - 2 * SECOND, end=time.time_ns() + 60 * SECOND)
 
-    def _by_instance(self, name: str) -> dict[str, float]:
+    def _by_instance(self, name: str, moment: str = "") -> dict[str, float]:
         selector = f'{name}{{client="{CLIENT}", server="{names.SERVICE}"}}' if name == EDGES else _of_service(name)
-        query = f"sum by (service_instance_id) ({selector})"
+        query = f"sum by (service_instance_id) ({selector}{moment})"
         return {sample.labels.get("service_instance_id", ""): sample.value for sample in self.prometheus.query(query)}
 
 

@@ -27,7 +27,6 @@ Document = dict[str, Any]
 def evidence(stack: Running) -> Evidence:
     """Predictions whose every link leads to them."""
     made = Evidence(stack.target)
-    made.read_counters()
     made.predictions = [predict(stack.target.service_url, text) for text in TEXTS]
     for check in links.LINKS:
         polling.until(partial(check.find, made), timeout=30, what=check.name)

@@ -26,7 +26,7 @@ NOTES = {
     "description": "Prometheus could not scrape it.",
     "runbook_url": "http://127.0.0.1/ServerDown.md",
     "dashboard_url": "http://127.0.0.1/d/sightglass-pipeline",
-    "traces_url": "http://127.0.0.1/explore",
+    "traces_url": f"http://127.0.0.1/explore?panes={'x' * 300}",  # longer than a line
 }
 
 
