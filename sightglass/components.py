@@ -12,11 +12,13 @@ import yaml
 from sightglass import settings as names
 from sightglass import storage
 from sightglass.alerting import pace, receivers
+from sightglass.alerting.pipeline import DELAY_SECONDS
 from sightglass.credentials import Credentials, S3User
 from sightglass.grafana import GrafanaHome
 from sightglass.settings import HOST, REPOSITORY, Settings
 
 HELM_CONFIG = REPOSITORY / "helm-config"
+_LONGER = 1.2 * DELAY_SECONDS
 SERVICE_SETTINGS = ("TEXT_CLASSIFIER_", "OTEL_TRACES_SAMPLER")
 """Beginnings of the variables that the service takes from the environment of ``make up``."""
 COLLECTOR_CONFIG = REPOSITORY / "collector-config" / "collector.yaml"
@@ -407,7 +409,8 @@ class _Maker:
                 "LOKI_URL": self.settings.url("loki_http"),
                 "PROMETHEUS_URL": self.settings.url("prometheus"),
                 "CANARY_INTERVAL_SECONDS": f"{names.CANARY_INTERVAL / self.settings.alert_pace:g}",
-                "CANARY_TIMEOUT_SECONDS": f"{names.CANARY_TIMEOUT / self.settings.alert_pace:g}",
+                # At any pace long enough for a delay to be called one.
+                "CANARY_TIMEOUT_SECONDS": f"{max(names.CANARY_TIMEOUT / self.settings.alert_pace, _LONGER):g}",
                 # Few threads that do little: memory pools of their own would only lie empty.
                 "MALLOC_ARENA_MAX": "1",
             },

@@ -19,7 +19,7 @@ from tests.integration import faults
 from tests.integration.receiver import Receiver
 from tests.integration.running import Running
 
-FIRES, CLEARS = 90.0, 120.0
+FIRES, CLEARS = 90.0, 300.0
 """Seconds, at the tests' pace; how long each really took is printed."""
 Cause = Callable[[Running, Path], AbstractContextManager[None]]
 
