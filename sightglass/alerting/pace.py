@@ -1,7 +1,8 @@
 """Alerting at a faster pace, for tests: every waiting time of the native files divided by one number.
 
-The ranges of expressions stay as they are, and so does ``repeat_interval``: they say what is looked at and what people
-are told again, not how long something is waited for.
+So are the ranges that alerts look back over: an alert clears when they hold nothing of the fault any more. They are not
+brought below :data:`SHORTEST_RANGE`, or they would hold too few samples. The recordings behind the objectives stay as
+they are, and so does ``repeat_interval``, which says when people are told again.
 """
 
 import re
@@ -12,6 +13,9 @@ import yaml
 
 SHORTEST = 1.0
 """Seconds that no waiting time is brought below."""
+SHORTEST_RANGE = 20.0
+"""Seconds that no range is brought below: pushed counters come every five seconds."""
+_RANGE = re.compile(r"(\[|offset )(\d+[smhd])(?=\]|\b)")
 _SCRAPE = ("scrape_interval", "scrape_timeout")
 _GLOBAL = (*_SCRAPE, "evaluation_interval")
 _RULE = ("for", "keep_firing_for")
@@ -27,9 +31,9 @@ def seconds(duration: str) -> float:
     return sum(int(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration))
 
 
-def faster(waiting: float, pace: float) -> float:
-    """Seconds to wait at that pace; what is below :data:`SHORTEST` already stays."""
-    return min(waiting, max(SHORTEST, waiting / pace))
+def faster(waiting: float, pace: float, shortest: float = SHORTEST) -> float:
+    """Seconds to wait at that pace; what is below ``shortest`` already stays."""
+    return min(waiting, max(shortest, waiting / pace))
 
 
 def paced(text: str, pace: float) -> str:
@@ -43,8 +47,18 @@ def paced(text: str, pace: float) -> str:
     for holder, names in _waiting(content):
         for name in names:
             if name in holder:
-                holder[name] = f"{round(faster(seconds(str(holder[name])), pace) * 1000)}ms"
+                holder[name] = _milliseconds(faster(seconds(str(holder[name])), pace))
+        if "alert" in holder:
+            holder["expr"] = _RANGE.sub(lambda match: match[1] + _shorter(match[2], pace), holder["expr"])
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _shorter(range_: str, pace: float) -> str:
+    return _milliseconds(faster(seconds(range_), pace, SHORTEST_RANGE))
+
+
+def _milliseconds(number: float) -> str:
+    return f"{round(number * 1000)}ms"
 
 
 def _waiting(content: dict[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
