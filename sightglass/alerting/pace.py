@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from sightglass.alerting import promql
+
 SHORTEST = 1.0
 """Seconds that no waiting time is brought below."""
 SHORTEST_RANGE = 20.0
@@ -54,6 +56,8 @@ def paced(text: str, pace: float) -> str:
 
 
 def _shorter(range_: str, pace: float) -> str:
+    if range_ == promql.START_WINDOW:
+        return range_
     return _milliseconds(faster(seconds(range_), pace, SHORTEST_RANGE))
 
 

@@ -8,15 +8,19 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from sightglass import components, http, polling
+from sightglass import components, http, polling, processes
 from sightglass import settings as names
 from sightglass.polling import NotYet
 from sightglass.settings import REPOSITORY
+from sightglass.supervise import Supervisor
 from sightglass.up import PLANNED_PROGRAMS
 from sightglass.verify.predictions import TEXTS, predict
 from tests.integration.running import Running
@@ -68,7 +72,10 @@ def served_instead(stack: Running, module: str, environment: dict[str, str]) -> 
     service = next(component for component in planned if component.name == names.SERVICE)
     command = [part.replace("text_classifier.service", module) for part in service.command]
     command[command.index("--working-dir") + 1] = str(REPOSITORY)
-    everything = {**os.environ, **service.environment, **environment, "PYTHONPATH": str(REPOSITORY)}
+    # With the stack's marker it ends with the stack, whatever becomes of the test.
+    marker = psutil.Process(Supervisor(stack.settings.state_dir).pid()).environ()[processes.MARKER]
+    own = {"PYTHONPATH": str(REPOSITORY), processes.MARKER: marker}
+    everything = {**os.environ, **service.environment, **environment, **own}
     with ExitStack() as exits:
         exits.enter_context(stopped(stack, names.SERVICE))
         log = exits.enter_context(service.log.open("a"))
@@ -132,24 +139,23 @@ def points_too_old(stack: Running) -> Iterator[None]:
         thread.join()
 
 
-def _gauge(when: int, description: str = "") -> dict[str, Any]:
+def _gauge(when: int) -> dict[str, Any]:
     point = {"timeUnixNano": str(when), "asDouble": 1.0}
-    metric = {"name": "test.old", "description": description, "gauge": {"dataPoints": [point]}}
+    metric = {"name": "test.old", "gauge": {"dataPoints": [point]}}
     return {"resourceMetrics": [{"resource": {}, "scopeMetrics": [{"metrics": [metric]}]}]}
 
 
 @contextmanager
 def flood(stack: Running, *, users: int = 8, megabytes: int = 12) -> Iterator[None]:
-    """More comes in at once than the Collector may hold in memory."""
+    """More comes in at once than the Collector may hold in memory; each sender ends when it is refused."""
+    span = _span("x" * 1000)
+    # One trace larger than Tempo takes, so that nothing of it is left to wait for.
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [span] * (megabytes * 1000)}]}]}
     over = threading.Event()
-    # Old points: what is taken all the same is refused by Prometheus at once, so that nothing is left to wait for.
-    old = _gauge(time.time_ns() - OLD_SECONDS * 1_000_000_000, description="x" * 1000)
-    (metric,) = old["resourceMetrics"][0]["scopeMetrics"][0]["metrics"]
-    body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [metric] * (megabytes * 1000)}]}]}
 
     def sender() -> None:
-        while not over.is_set():
-            send(stack, "metrics", body)
+        while not over.is_set() and send(stack, "traces", body) == HTTPStatus.OK:
+            pass
 
     threads = [threading.Thread(target=sender, daemon=True) for _ in range(users)]
     for thread in threads:
@@ -162,27 +168,27 @@ def flood(stack: Running, *, users: int = 8, megabytes: int = 12) -> Iterator[No
             thread.join()
 
 
+def _span(filler: str) -> dict[str, Any]:
+    now = str(time.time_ns())
+    return {
+        "traceId": secrets.token_hex(16),
+        "spanId": secrets.token_hex(8),
+        "name": "filler",
+        "kind": 1,
+        "startTimeUnixNano": now,
+        "endTimeUnixNano": now,
+        "attributes": [{"key": "filler", "value": {"stringValue": filler}}],
+    }
+
+
 @contextmanager
 def full_queue(stack: Running, *, megabytes: int = 300) -> Iterator[None]:
     """Tempo is away while spans of that size come in."""
     with stopped(stack, "tempo"):
         for _ in range(megabytes // 10):
-            attribute = {"key": "filler", "value": {"stringValue": "x" * 100_000}}
-            now = str(time.time_ns())
-            spans = [
-                {
-                    "traceId": secrets.token_hex(16),
-                    "spanId": secrets.token_hex(8),
-                    "name": "filler",
-                    "kind": 1,
-                    "startTimeUnixNano": now,
-                    "endTimeUnixNano": now,
-                    "attributes": [attribute],
-                }
-                for _ in range(100)
-            ]
+            spans = [_span("x" * 100_000) for _ in range(100)]
             status = send(stack, "traces", {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]})
-            assert status == 200
+            assert status == HTTPStatus.OK
         yield
 
 
@@ -217,11 +223,21 @@ def fill(folder: Path, share: float = 0.95) -> Path:
 
 
 @contextmanager
-def full_disk(tmp_path: Path) -> Iterator[None]:
-    """A disk of this machine is full."""
+def full_disk(stack: Running, tmp_path: Path) -> Iterator[None]:
+    """A disk of this machine is full; it stays mounted until its new state was seen."""
     with small_disk(tmp_path / "disk", 64) as folder:
-        fill(folder)
-        yield
+        filler = fill(folder)
+        try:
+            yield
+        finally:
+            filler.unlink()
+            query = f'system_filesystem_usage_bytes{{mountpoint="{folder}", state="free"}} > {32 * MEGABYTE}'
+            polling.until(partial(_holds, stack, query), timeout=30, what="the disk seen empty")
+
+
+def _holds(stack: Running, query: str) -> None:
+    if not stack.prometheus.query(query):
+        raise NotYet(f"{query} holds for nothing")
 
 
 @contextmanager

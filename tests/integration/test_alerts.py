@@ -78,7 +78,7 @@ FAULTS = {
         lambda stack, _: faults.points_too_old(stack), (("CollectorDrops", {"signal": "metrics"}),)
     ),
     "more than the collector can hold": Fault(
-        lambda stack, _: faults.flood(stack), (("CollectorRefuses", {"signal": "metrics"}),), busy=False
+        lambda stack, _: faults.flood(stack), (("CollectorRefuses", {"signal": "traces"}),), busy=False
     ),
     "a queue fills": Fault(
         lambda stack, _: faults.full_queue(stack),
@@ -86,10 +86,10 @@ FAULTS = {
         # What has waited is delivered first, and the canary's spans after it.
         late=(("IngestDelay", {"signal": "traces"}),),
     ),
-    "a disk is full": Fault(lambda _, folder: faults.full_disk(folder), (("DiskFills", {}),), leaves_traces=False),
-    "the object store is full": Fault(
-        lambda stack, folder: faults.full_object_store(stack, folder), (("ObjectStoreFills", {}),), leaves_traces=False
+    "a disk is full": Fault(
+        lambda stack, folder: faults.full_disk(stack, folder), (("DiskFills", {}),), leaves_traces=False
     ),
+    "the object store is full": Fault(faults.full_object_store, (("ObjectStoreFills", {}),), leaves_traces=False),
 }
 
 

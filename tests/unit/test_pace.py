@@ -26,7 +26,7 @@ groups:
       - record: job:up:avg5m
         expr: avg_over_time(up[5m])
       - alert: Test
-        expr: increase(x_total[10m]) > 10 and x_total offset 1h > 0 or y_total[1m] or z_total[15s]
+        expr: increase(x_total[10m]) > 10 and x_total offset 1h > 0 or y_total[1m] or z_total[15s] or up[3m]
         for: 5m
         keep_firing_for: 1h30m
         labels: {for: 5m, interval: 30s}
@@ -81,6 +81,7 @@ def test_rules_wait_less_and_alerts_look_back_less_far() -> None:
     assert record == native["rules"][0]
     assert alert["expr"] == (
         "increase(x_total[60000ms]) > 10 and x_total offset 360000ms > 0 or y_total[20000ms] or z_total[15000ms]"
+        " or up[3m]"
     )
     for untouched in ("labels", "annotations"):
         assert alert[untouched] == native["rules"][1][untouched]
