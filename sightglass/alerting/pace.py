@@ -1,8 +1,8 @@
 """Alerting at a faster pace, for tests: every waiting time of the native files divided by one number.
 
-So are the ranges that alerts look back over: an alert clears when they hold nothing of the fault any more. They are not
-brought below :data:`SHORTEST_RANGE`, or they would hold too few samples. The recordings behind the objectives stay as
-they are, and so does ``repeat_interval``, which says when people are told again.
+So are the ranges that rules look back over: an alert clears when they hold nothing of the fault any more. They are not
+brought below :data:`SHORTEST_RANGE`, or they would hold too few samples. ``repeat_interval`` stays as it is: it says
+when people are told again.
 """
 
 import re
@@ -17,7 +17,7 @@ SHORTEST = 1.0
 """Seconds that no waiting time is brought below."""
 SHORTEST_RANGE = 20.0
 """Seconds that no range is brought below: pushed counters come every five seconds."""
-_RANGE = re.compile(r"(\[|offset )(\d+[smhd])(?=\]|\b)")
+_RANGE = re.compile(r"(\[|(?<=[smhd]):|offset )(\d+[smhd])\b")
 _SCRAPE = ("scrape_interval", "scrape_timeout")
 _GLOBAL = (*_SCRAPE, "evaluation_interval")
 _RULE = ("for", "keep_firing_for")
@@ -50,7 +50,7 @@ def paced(text: str, pace: float) -> str:
         for name in names:
             if name in holder:
                 holder[name] = _milliseconds(faster(seconds(str(holder[name])), pace))
-        if "alert" in holder:
+        if "expr" in holder:
             holder["expr"] = _RANGE.sub(lambda match: match[1] + _shorter(match[2], pace), holder["expr"])
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
 

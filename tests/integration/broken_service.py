@@ -1,5 +1,6 @@
 """The text classifier with one fault, named by ``BROKEN``; served in its place by the tests of alerts."""
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -41,7 +42,20 @@ def unsure(self: Any, documents: list[list[str]]) -> tuple[Any, Any, Any]:
 FAULTS = {"error": error, "slow": slow, "empty": empty}
 
 _fault = os.environ["BROKEN"]
-if _fault == "unsure":
+_predict = TextClassifier.apis["predict"]
+_answer = _predict.func
+
+
+async def busy(self: Any, jobs: list[Job]) -> list[Job]:
+    """Take half a second for each batch, while requests go on coming in."""
+    await asyncio.sleep(0.5)
+    answered: list[Job] = await _answer(self, jobs)
+    return answered
+
+
+if _fault == "busy":
+    _predict.func = busy
+elif _fault == "unsure":
     _classifier._classify = unsure
 else:
     _classifier._predict_batch = FAULTS[_fault]

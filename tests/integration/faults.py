@@ -43,7 +43,7 @@ def stopped(stack: Running, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def traffic(stack: Running, *, rate: float = 20, users: int = 2) -> Iterator[None]:
+def traffic(stack: Running, *, rate: float = 20, users: int = 10) -> Iterator[None]:
     """Predictions are asked for all the time, about ``rate`` a second; what is answered does not matter."""
     over = threading.Event()
 
@@ -117,6 +117,18 @@ def send(stack: Running, signal: str, body: Mapping[str, object]) -> int:
         return http.session.post(url, json=body, timeout=60).status_code
     except http.Error:
         return 0
+
+
+@contextmanager
+def renamed_log(stack: Running, service: str) -> Iterator[None]:
+    """A service's log goes on under a name that Promtail does not read."""
+    log = stack.settings.service_logs_dir / f"{service}.log"
+    away = log.with_suffix(".away")
+    log.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(log)
 
 
 @contextmanager
