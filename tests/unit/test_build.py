@@ -258,7 +258,7 @@ class TestBuilding:
             until(building, timeout=30, what="the build to start")
             assert len(in_cache(cache)) == 1
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=10) != 0
+            assert process.wait(timeout=60) != 0
         assert in_cache(cache) == []
         assert run(build()["tinyd"]) == "tiny 1.2.3"
 
