@@ -108,7 +108,7 @@ def main(minutes: float, server: str) -> None:
     loaded = settings.load()
     where = target.local(loaded, credentials.load(up.credentials_file(loaded)), grafana=False)
     try:
-        backends.Loki(where.loki_url).index_labels(start=0, end=1)
+        backends.get("loki", f"{where.loki_url}/ready")
         results = [quiet(where, minutes)] if minutes else []
     except NotYet as reason:
         raise UserError(f"{reason}: start the stack with `make up`.") from None

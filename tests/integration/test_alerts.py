@@ -56,6 +56,13 @@ def unsampled(stack: Running, _: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
+def slow(stack: Running, _: Path) -> Iterator[None]:
+    """Answers are right and late, many of them."""
+    with faults.broken(stack, "slow"), faults.traffic(stack, rate=100, users=40):
+        yield
+
+
+@contextmanager
 def overloaded(stack: Running, _: Path) -> Iterator[None]:
     """More requests come in than a slow service can answer."""
     with faults.broken(stack, "busy"), faults.traffic(stack, rate=1000, users=150):
@@ -74,7 +81,7 @@ FAULTS = {
     ),
     "spans do not arrive": Fault(unsampled, (("SpansSilent", SERVICE),), leaves_traces=False),
     "requests fail": Fault(broken("error"), (("AvailabilityBudgetBurnsFast", {}),), diluted=True),
-    "requests are slow": Fault(broken("slow"), (("LatencyBudgetBurnsFast", {}),), diluted=True),
+    "requests are slow": Fault(slow, (("LatencyBudgetBurnsFast", {}),), diluted=True),
     "answers are empty": Fault(broken("empty"), (("AnswerWithoutPrediction", SERVICE), ("AnswerTooSmall", SERVICE))),
     "the model is unsure": Fault(broken("unsure"), (("ConfidenceCollapse", SERVICE),)),
     "too many requests": Fault(overloaded, (("Saturation", SERVICE),), busy=False),
@@ -105,8 +112,8 @@ ROUNDS = (
     ("the service is down",),
     ("the collector is down",),
     ("log lines do not arrive", "spans do not arrive"),
-    ("requests fail",),
     ("requests are slow",),
+    ("requests fail",),
     ("answers are empty", "a log file is taken away"),
     ("the model is unsure", "the object store is full"),
     ("too many requests",),
