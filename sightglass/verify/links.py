@@ -14,7 +14,7 @@ from sightglass.backends import Exemplar, LogLine, Span
 from sightglass.polling import NotYet
 from sightglass.verify import resolve
 from sightglass.verify.predictions import CLIENT, Prediction
-from sightglass.verify.signals import EDGES, HTTP_BUCKET, LOGS, METRICS, SECOND, TRACES, Check, Evidence
+from sightglass.verify.signals import EDGES, HTTP_BUCKET, LOGS, METRICS, SECOND, TRACES, Check, Evidence, fresh_watchdog
 from sightglass.verify.sources import Sources, loki, prometheus, tempo
 
 DANGLING = "dangling links"
@@ -215,12 +215,9 @@ def _exemplar(evidence: Evidence) -> tuple[Prediction, Exemplar]:
 
 
 def _annotation(evidence: Evidence, name: str) -> str:
-    for alert in evidence.alertmanager.alerts():
-        if alert["labels"].get("alertname") == "Watchdog":
-            if text := alert["annotations"].get(name):
-                return str(text)
-            raise NotYet(f"the Watchdog has no annotation {name}")
-    raise NotYet("alertmanager has no Watchdog alert to start from")
+    if text := fresh_watchdog(evidence)["annotations"].get(name):
+        return str(text)
+    raise NotYet(f"the Watchdog has no annotation {name}")
 
 
 def _dashboard_shows_requests(evidence: Evidence, sources: Sources, address: str) -> str:
@@ -269,14 +266,15 @@ _LINKS: tuple[tuple[str, str, tuple[str, ...], Find], ...] = (
     ("log -> trace", "tempo", (*LOGS, "tempo"), partial(log_to_trace, kind="label")),
     ("log line -> trace", "tempo", (*LOGS, "tempo"), partial(log_to_trace, kind="regex")),
     ("log -> dashboard", "prometheus", (*LOGS, "prometheus"), log_to_dashboard),
-    ("trace -> logs", "loki", (*LOGS, "tempo"), trace_to_logs),
+    # Their windows are wide enough to hold chunks that were written to object storage.
+    ("trace -> logs", "loki", (*LOGS, "tempo", "minio"), trace_to_logs),
     ("trace -> metrics", "prometheus", (*TRACES, "prometheus"), trace_to_metrics),
     ("trace -> service map", "prometheus", (*_SERVICE, "collector", "prometheus"), service_map),
     ("trace -> node graph", "tempo", TRACES, node_graph),
     ("exemplar -> trace", "tempo", (*METRICS, "tempo"), exemplar_to_trace),
     ("alert -> dashboard", "prometheus", (*METRICS, "alertmanager"), alert_to_dashboard),
     ("alert -> traces", "tempo", (*TRACES, "prometheus", "alertmanager"), alert_to_traces),
-    (DANGLING, "tempo", (*_SERVICE, "loki", "tempo"), dangling),
+    (DANGLING, "tempo", (*_SERVICE, "loki", "tempo", "minio"), dangling),
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from minio.error import MinioException
 from urllib3.exceptions import HTTPError
@@ -217,13 +218,18 @@ def log_chunk(evidence: Evidence) -> str:
 
 def watchdog(evidence: Evidence) -> str:
     """The alert that always fires went from Prometheus to Alertmanager since this run began."""
+    return str(fresh_watchdog(evidence)["labels"]["alertname"])
+
+
+def fresh_watchdog(evidence: Evidence) -> dict[str, Any]:
+    """The Watchdog as Alertmanager has it, heard of since this run began."""
     for alert in evidence.alertmanager.alerts():
         if alert["labels"].get("alertname") == "Watchdog":
             heard = _nanoseconds(alert["updatedAt"])
             if heard < evidence.began:
                 age = (time.time_ns() - heard) / SECOND
                 raise NotYet(f"alertmanager last heard of the Watchdog {age:.0f} s ago: prometheus sends nothing")
-            return "Watchdog"
+            return alert
     raise NotYet("alertmanager has no Watchdog alert")
 
 
