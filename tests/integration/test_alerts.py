@@ -123,6 +123,21 @@ ROUNDS = (
 """Faults that do not hide each other are caused together, which takes less time."""
 
 
+def test_nothing_fires_while_all_is_well(stack: Running, receiver: Receiver) -> None:
+    """The twin of all below, and before them: traffic without a fault wakes nobody."""
+    polling.until(lambda: expect_quiet(stack), timeout=CLEARS, what="earlier alerts to clear")
+    began = time.time()
+    with faults.traffic(stack):
+        polling.stays(lambda: expect_quiet(stack), duration=20, what="silence")
+    fired = [
+        alert["labels"]["alertname"]
+        for notification in receiver.at("/webhook")
+        for alert in notification.body["alerts"]
+        if notification.time >= began and alert["status"] == "firing" and alert["labels"]["alertname"] not in SLOW
+    ]
+    assert fired == []
+
+
 def test_every_fault_is_caused_once() -> None:
     assert sorted(name for round_ in ROUNDS for name in round_) == sorted(FAULTS)
 
@@ -194,21 +209,6 @@ def expect_traces(stack: Running, query: str) -> None:
             raise NotYet(f"{query} finds no trace")
 
     polling.until(found, timeout=20, what="traces behind the alert")
-
-
-def test_nothing_fires_while_all_is_well(stack: Running, receiver: Receiver) -> None:
-    """The twin of all of the above: traffic without a fault wakes nobody."""
-    polling.until(lambda: expect_quiet(stack), timeout=CLEARS, what="earlier alerts to clear")
-    began = time.time()
-    with faults.traffic(stack):
-        polling.stays(lambda: expect_quiet(stack), duration=20, what="silence")
-    fired = [
-        alert["labels"]["alertname"]
-        for notification in receiver.at("/webhook")
-        for alert in notification.body["alerts"]
-        if notification.time >= began and alert["status"] == "firing" and alert["labels"]["alertname"] not in SLOW
-    ]
-    assert fired == []
 
 
 def expect_quiet(stack: Running) -> None:
