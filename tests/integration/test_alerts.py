@@ -156,12 +156,13 @@ def test_fault_fires_its_alert_and_the_repair_clears_it(
                 causes.enter_context(fault.cause(stack, tmp_path))
             for name, fault in together.items():
                 expect_firing(stack, receiver, name, fault, began)
+            repair = time.time()
         repaired = time.time()
         if any(fault.diluted for fault in together.values()):
             exits.enter_context(faults.traffic(stack, rate=400, users=8))
         for fault in together.values():
             for alert, labels in fault.alerts:
-                arrival = receiver.wait_for(alert, "resolved", labels, CLEARS, since=began)
+                arrival = receiver.wait_for(alert, "resolved", labels, CLEARS, since=repair)
                 print(f"{alert} cleared {arrival.time - repaired:.1f} s after the repair")
                 polling.until(partial(expect_gone, stack, alert, labels), timeout=30, what=f"no {alert} any more")
 
