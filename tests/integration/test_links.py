@@ -67,6 +67,7 @@ def exemplar(**changes: str) -> Callable[[Document], None]:
 
 WRONG_TAGS = [{"key": "service.name", "value": "service"}]
 UNKNOWN_TAGS = [{"key": "service", "value": "service_name"}]
+BEFORE_THE_STACK = {"spanStartTimeShift": "-48h", "spanEndTimeShift": "-47h"}
 CUTS: list[tuple[str, str, Callable[[Document], None], str]] = [
     ("log -> trace", "label", derived("Trace", matcherRegex="traceID"), "no derived field of kind label"),
     ("log -> trace", "uid", derived("Trace", datasourceUid="tempo2"), "opens data source 'tempo2'"),
@@ -90,7 +91,7 @@ CUTS: list[tuple[str, str, Callable[[Document], None], str]] = [
     ("trace -> metrics", "single dollar", tempo("tracesToMetrics", queries=[{"query": "up{$__tags}"}]), "own labels"),
     ("trace -> metrics", "other metric", tempo("tracesToMetrics", queries=[{"query": "no{$$__tags}"}]), "no answer"),
     ("trace -> metrics", "no query", tempo("tracesToMetrics", queries=[]), "no query"),
-    ("trace -> metrics", "shift", tempo("tracesToMetrics", spanEndTimeShift="-14m"), "no answer"),
+    ("trace -> metrics", "shift", tempo("tracesToMetrics", **BEFORE_THE_STACK), "no answer"),
     ("trace -> service map", "uid", tempo("serviceMap", datasourceUid="tempo"), "is of type tempo"),
     ("trace -> node graph", "off", tempo("nodeGraph", enabled=False), "nodeGraph.enabled is not true"),
     ("exemplar -> trace", "label", exemplar(name="traceID"), "no exemplar destination"),
