@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m sightglass
+LOCK = $(BIN)/uv pip compile pyproject.toml --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
+	--quiet --custom-compile-command "make lock"
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
@@ -74,8 +76,8 @@ format: $(VENV)/ready ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 lock: $(VENV)/ready ## resolve the Python dependencies anew
-	@$(BIN)/uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --universal \
-		--python-version 3.11 --quiet --custom-compile-command "make lock" -o requirements.txt
+	@$(LOCK) --all-extras -o requirements.txt
+	@$(LOCK) --constraints requirements.txt -o example-service/requirements.txt
 
 $(VENV)/ready: requirements.txt pyproject.toml bootstrap.py
 	@$(PYTHON) bootstrap.py $(VENV)
