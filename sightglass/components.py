@@ -2,18 +2,17 @@
 
 import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
+from sightglass import environments, storage
 from sightglass import settings as names
-from sightglass import storage
 from sightglass.alerting import pace, receivers
 from sightglass.alerting.pipeline import DELAY_SECONDS
-from sightglass.credentials import Credentials, S3User
+from sightglass.credentials import Credentials
 from sightglass.grafana import GrafanaHome
 from sightglass.settings import HOST, REPOSITORY, Settings
 
@@ -22,6 +21,7 @@ _LONGER = 1.2 * DELAY_SECONDS
 SERVICE_SETTINGS = ("TEXT_CLASSIFIER_", "OTEL_TRACES_SAMPLER")
 """Beginnings of the variables that the service takes from the environment of ``make up``."""
 COLLECTOR_CONFIG = REPOSITORY / "collector-config" / "collector.yaml"
+PROMETHEUS_CONFIG = HELM_CONFIG / "prometheus" / "prometheus.yaml"
 DASHBOARDS = REPOSITORY / "dashboards" / "json"
 RUNBOOKS = REPOSITORY / "docs" / "runbooks"
 
@@ -90,8 +90,12 @@ def _write_all(folder: Path, files: Mapping[Path, str]) -> None:
     """Make the folder hold these files and nothing else, each for its owner only: some hold a secret."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
-        stale.unlink()
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
     for file, text in files.items():
+        file.parent.mkdir(exist_ok=True)
         file.touch(mode=0o600)
         file.write_text(text)
 
@@ -102,30 +106,63 @@ def service_environment(settings: Settings) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class LocalPlace:
+    """This machine: see :class:`sightglass.environments.Place`."""
+
+    settings: Settings
+    listen: str = HOST
+    advertise: str = HOST
+    platform_processor: str = "transform/platform"
+
+    @property
+    def environment(self) -> str:
+        """As set."""
+        return self.settings.environment
+
+    @property
+    def runbooks_url(self) -> str:
+        """The files of this checkout."""
+        return RUNBOOKS.as_uri()
+
+    @property
+    def grafana_url(self) -> str:
+        """Grafana's own address."""
+        return self.settings.url("grafana")
+
+    @property
+    def dashboards(self) -> str:
+        """The files of this checkout."""
+        return str(DASHBOARDS)
+
+    def port(self, name: str) -> int:
+        """As set, or the default plus the offset."""
+        return self.settings.ports[name]
+
+    def address(self, port: str) -> str:
+        """On the loopback address."""
+        return f"{HOST}:{self.port(port)}"
+
+    def data(self, component: str) -> str:
+        """Below the stack's own folder."""
+        return str(self.settings.data_dir(component))
+
+    def log_glob(self) -> str:
+        """The services' files, which the runner writes."""
+        return str(self.settings.service_logs_dir / "*.log")
+
+
+@dataclass(frozen=True)
 class _Maker:
     settings: Settings
     credentials: Credentials
     programs: Mapping[str, Path]
 
     @property
-    def _ports(self) -> dict[str, int]:
-        return self.settings.ports
-
-    def _listen(self, *ports: str) -> dict[str, str]:
-        listen = {"LISTEN_ADDRESS": HOST, "ADVERTISE_ADDRESS": HOST}
-        return listen | {f"{name.upper()}_PORT": str(self._ports[name]) for name in ports}
-
-    def _s3(self, user: S3User) -> dict[str, str]:
-        return {
-            "S3_ENDPOINT": self._address("minio"),
-            "S3_REGION": names.S3_REGION,
-            "S3_INSECURE": "true",
-            "S3_ACCESS_KEY": user.access_key,
-            "S3_SECRET_KEY": user.secret_key,
-        }
+    def _place(self) -> LocalPlace:
+        return LocalPlace(self.settings)
 
     def _address(self, port: str) -> str:
-        return f"{HOST}:{self._ports[port]}"
+        return self._place.address(port)
 
     def _log(self, name: str) -> Path:
         return self.settings.logs_dir / f"{name}.log"
@@ -160,14 +197,14 @@ class _Maker:
 
     def prometheus(self) -> Component:
         url = self.settings.url("prometheus")
-        native = sorted((HELM_CONFIG / "prometheus").glob("*.yaml"))
+        native = [PROMETHEUS_CONFIG, *sorted(PROMETHEUS_CONFIG.parent.glob("*.rules.yaml"))]
         folder = self.settings.run_dir / "prometheus"
         written = {} if self.settings.alert_pace == 1 else {folder / file.name: self._paced(file) for file in native}
         return Component(
             name="prometheus",
             command=[
                 str(self.programs["prometheus"]),
-                f"--config.file={folder / 'prometheus.yaml'}",
+                f"--config.file={folder / PROMETHEUS_CONFIG.name}",
                 f"--storage.tsdb.path={self.settings.data_dir('prometheus')}",
                 "--storage.tsdb.retention.time=15d",
                 f"--web.listen-address={self._address('prometheus')}",
@@ -185,12 +222,7 @@ class _Maker:
             files=tuple(native),
             written=written,
             prepare=lambda: self._prometheus_folder(folder, native, written),
-            environment={
-                # Links in alerts: expanded in its external labels.
-                "GRAFANA_URL": self.settings.url("grafana"),
-                "RUNBOOKS_URL": RUNBOOKS.as_uri(),
-                "GOMEMLIMIT": "300MiB",
-            },
+            environment={**environments.prometheus(self._place), "GOMEMLIMIT": "300MiB"},
         )
 
     def _paced(self, native: Path) -> str:
@@ -203,33 +235,21 @@ class _Maker:
         for file in native:
             if folder / file.name not in written:
                 (folder / file.name).symlink_to(file)
-        servers = {
-            "prometheus": "prometheus",
-            "alertmanager": "alertmanager",
-            "loki": "loki_http",
-            "tempo": "tempo_http",
-            "promtail": "promtail_http",
-        }
-        self._targets(folder / "servers.targets.yaml", servers)
-        self._targets(folder / "minio.targets.yaml", {"minio": "minio"})
-        self._targets(folder / "alertmanagers.targets.yaml", {"alertmanager": "alertmanager"})
-        token = folder / "minio.token"
+        for name, text in environments.prometheus_targets(self._place).items():
+            (folder / name).write_text(text)
+        # Beside the folder: in Kubernetes no secret can be mounted among the files of a ConfigMap.
+        token = folder.with_name("secrets") / "minio.token"
+        token.parent.mkdir(exist_ok=True, mode=0o700)
         token.touch(mode=0o600)
         token.write_text(storage.metrics_token(self.credentials.metrics))
-
-    def _targets(self, file: Path, ports: Mapping[str, str]) -> None:
-        groups = [
-            {"targets": [self._address(port)], "labels": {"service_name": component}}
-            for component, port in ports.items()
-        ]
-        file.write_text(yaml.safe_dump(groups))
 
     def alertmanager(self) -> Component:
         url = self.settings.url("alertmanager")
         native = HELM_CONFIG / "alertmanager" / receivers.CONFIGURATION
         folder = self.settings.run_dir / "alertmanager"
-        texts = receivers.run_files(self._paced(native), self.settings)
-        written = {folder / name: text for name, text in texts.items()}
+        channels = receivers.secret_files(self.settings, self.settings.url("collector_alerts"))
+        written = {folder / receivers.CHANNELS / name: text for name, text in channels.items()}
+        written[folder / receivers.CONFIGURATION] = receivers.configuration(self._paced(native), self.settings)
 
         def prepare() -> None:
             self._folder("alertmanager")()
@@ -261,10 +281,8 @@ class _Maker:
             name="loki",
             command=[str(self.programs["loki"]), f"-config.file={native}", "-config.expand-env=true"],
             environment={
-                **self._listen("loki_http", "loki_grpc"),
-                **self._s3(self.credentials.loki),
-                "LOKI_S3_BUCKET": names.LOKI_BUCKET,
-                "LOKI_DATA_DIR": str(self.settings.data_dir("loki")),
+                **environments.loki(self._place),
+                **environments.s3_keys(self.credentials.loki),
                 "GOMEMLIMIT": "300MiB",
             },
             ready_url=f"{url}/ready",
@@ -284,10 +302,8 @@ class _Maker:
             name="tempo",
             command=[str(self.programs["tempo"]), f"-config.file={native}", "-config.expand-env=true"],
             environment={
-                **self._listen("tempo_http", "tempo_grpc", "tempo_otlp_grpc"),
-                **self._s3(self.credentials.tempo),
-                "TEMPO_S3_BUCKET": names.TEMPO_BUCKET,
-                "TEMPO_DATA_DIR": str(self.settings.data_dir("tempo")),
+                **environments.tempo(self._place),
+                **environments.s3_keys(self.credentials.tempo),
                 "GOMEMLIMIT": "300MiB",
             },
             ready_url=f"{url}/ready",
@@ -303,27 +319,10 @@ class _Maker:
         )
 
     def collector(self) -> Component:
-        queue = self.settings.data_dir("collector")
         return Component(
             name="collector",
             command=[str(self.programs["otelcol"]), f"--config={COLLECTOR_CONFIG}"],
-            environment={
-                **self._listen(
-                    "collector_otlp_grpc",
-                    "collector_otlp_http",
-                    "collector_loki",
-                    "collector_alerts",
-                    "collector_health",
-                    "collector_metrics",
-                ),
-                "COLLECTOR_QUEUE_DIR": str(queue),
-                "COLLECTOR_MEMORY_MIB": "400",
-                "TEMPO_OTLP_GRPC_ADDRESS": self._address("tempo_otlp_grpc"),
-                "LOKI_URL": self.settings.url("loki_http"),
-                "PROMETHEUS_URL": self.settings.url("prometheus"),
-                "SERVICE_NAMESPACE": names.NAMESPACE,
-                "DEPLOYMENT_ENVIRONMENT": self.settings.environment,
-            },
+            environment=environments.collector(self._place),
             ready_url=self.settings.url("collector_health"),
             url=self.settings.url("collector_otlp_http"),
             log=self._log("collector"),
@@ -340,12 +339,7 @@ class _Maker:
         return Component(
             name="promtail",
             command=[str(self.programs["promtail"]), f"-config.file={native}", "-config.expand-env=true"],
-            environment={
-                **self._listen("promtail_http", "promtail_grpc"),
-                "PROMTAIL_POSITIONS_FILE": str(self.settings.data_dir("promtail") / "positions.yaml"),
-                "PROMTAIL_LOG_GLOB": str(self.settings.service_logs_dir / "*.log"),
-                "COLLECTOR_LOKI_URL": self.settings.url("collector_loki"),
-            },
+            environment=environments.promtail(self._place),
             ready_url=f"{url}/ready",
             url=url,
             log=self._log("promtail"),
@@ -366,16 +360,6 @@ class _Maker:
     def _service_log(self, name: str) -> Path:
         return self.settings.service_logs_dir / f"{name}.log"
 
-    def _telemetry(self, name: str) -> dict[str, str]:
-        """What OpenTelemetry's SDK needs to know in a service of that name."""
-        return {
-            "OTEL_SERVICE_NAME": name,
-            "OTEL_RESOURCE_ATTRIBUTES": (
-                f"service.namespace={names.NAMESPACE},deployment.environment.name={self.settings.environment}"
-            ),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": self.settings.url("collector_otlp_http"),
-        }
-
     def service(self) -> Component:
         url = self.settings.url("service")
         return Component(
@@ -383,12 +367,12 @@ class _Maker:
             command=[
                 *(sys.executable, "-m", "bentoml", "serve", "text_classifier.service:TextClassifier"),
                 *("--working-dir", str(REPOSITORY / "example-service")),
-                *("--host", HOST, "--port", str(self._ports["service"])),
+                *("--host", HOST, "--port", str(self._place.port("service"))),
             ],
             environment={
                 **{name: value for name, value in os.environ.items() if name.startswith(SERVICE_SETTINGS)},
                 **service_environment(self.settings),
-                **self._telemetry(names.SERVICE),
+                **environments.telemetry(self._place, names.SERVICE),
             },
             ready_url=f"{url}/readyz",
             url=url,
@@ -402,18 +386,12 @@ class _Maker:
         return Component(
             name=names.CANARY,
             command=[sys.executable, "-m", "sightglass.canary"],
-            environment={
-                **self._listen(names.CANARY),
-                **self._telemetry(names.CANARY),
-                "TEMPO_URL": self.settings.url("tempo_http"),
-                "LOKI_URL": self.settings.url("loki_http"),
-                "PROMETHEUS_URL": self.settings.url("prometheus"),
-                "CANARY_INTERVAL_SECONDS": f"{names.CANARY_INTERVAL / self.settings.alert_pace:g}",
+            environment=environments.canary(
+                self._place,
+                interval=names.CANARY_INTERVAL / self.settings.alert_pace,
                 # At any pace long enough for a delay to be called one.
-                "CANARY_TIMEOUT_SECONDS": f"{max(names.CANARY_TIMEOUT / self.settings.alert_pace, _LONGER):g}",
-                # Few threads that do little: memory pools of their own would only lie empty.
-                "MALLOC_ARENA_MAX": "1",
-            },
+                timeout=max(names.CANARY_TIMEOUT / self.settings.alert_pace, _LONGER),
+            ),
             ready_url=url,
             url=url,
             log=self._service_log(names.CANARY),
@@ -432,17 +410,13 @@ class _Maker:
             command=[*home.command, "--homepath", str(home.path), "--config", str(native)],
             environment={
                 "GF_SERVER_HTTP_ADDR": HOST,
-                "GF_SERVER_HTTP_PORT": str(self._ports["grafana"]),
+                "GF_SERVER_HTTP_PORT": str(self._place.port("grafana")),
                 "GF_PATHS_DATA": str(self.settings.data_dir("grafana")),
                 "GF_PATHS_LOGS": str(self.settings.data_dir("grafana") / "log"),
                 "GF_PATHS_PLUGINS": str(self.settings.data_dir("grafana") / "plugins"),
                 "GF_PATHS_PROVISIONING": str(folder / "provisioning"),
                 "GF_SECURITY_ADMIN_PASSWORD": self.credentials.grafana_admin_password,
-                "LOKI_URL": self.settings.url("loki_http"),
-                "TEMPO_URL": self.settings.url("tempo_http"),
-                "PROMETHEUS_URL": self.settings.url("prometheus"),
-                "ALERTMANAGER_URL": self.settings.url("alertmanager"),
-                "DASHBOARDS_DIR": str(DASHBOARDS),
+                **environments.grafana(self._place),
             },
             ready_url=f"{url}/api/health",
             url=url,

@@ -13,8 +13,10 @@ from sightglass.errors import UserError
 from sightglass.settings import PREFIX, Settings
 
 CONFIGURATION = "alertmanager.yaml"
+CHANNELS = "channels"
+"""Folder, relative to Alertmanager's working directory, of the files that hold addresses and keys."""
 LOG_ADDRESS = "log.url"
-"""File beside the configuration that holds where notifications are stored."""
+"""File in it that holds where notifications are stored."""
 PEOPLE = "people"
 """Receiver of the run copy that has every channel of the environment."""
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -45,7 +47,7 @@ _LINKS = {"Runbook": "runbook_url", "Dashboard": "dashboard_url", "Traces": "tra
 
 @dataclass(frozen=True)
 class Channel:
-    """One way to people: its name, the receiver's entry, and the secret in a file beside the configuration."""
+    """One way to people: its name, the receiver's entry, and the secrets by their file's name."""
 
     name: str
     kind: str
@@ -64,13 +66,18 @@ def channels(settings: Settings) -> list[Channel]:
     return [channel for channel in found if channel is not None]
 
 
-def run_files(native: str, settings: Settings) -> dict[str, str]:
-    """Text of every file of Alertmanager's run folder by name; the configuration is the native one without channels."""
+def configuration(native: str, settings: Settings) -> str:
+    """What Alertmanager reads: the native file, with one receiver more where the environment names a channel."""
     ways = channels(settings)
-    files = {LOG_ADDRESS: f"{settings.url('collector_alerts')}/alerts"}
-    for way in ways:
+    return _with_people(native, ways) if ways else native
+
+
+def secret_files(settings: Settings, alerts_url: str) -> dict[str, str]:
+    """Text of every file of :data:`CHANNELS` by name; ``alerts_url`` is the Collector's port for notifications."""
+    files = {LOG_ADDRESS: f"{alerts_url}/alerts"}
+    for way in channels(settings):
         files |= way.secrets
-    return {CONFIGURATION: _with_people(native, ways) if ways else native, **files}
+    return files
 
 
 def sentence(settings: Settings) -> str:
@@ -97,6 +104,10 @@ def _with_people(native: str, ways: list[Channel]) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
 
 
+def _file(name: str) -> str:
+    return f"{CHANNELS}/{name}"
+
+
 def _address(secret: SecretStr | None, name: str) -> str | None:
     if secret is None:
         return None
@@ -111,7 +122,7 @@ def _webhook(settings: Settings) -> Channel | None:
     address = _address(settings.alert_webhook_url, "alert_webhook_url")
     if address is None:
         return None
-    entry = {"url_file": "webhook.url", "send_resolved": True}
+    entry = {"url_file": _file("webhook.url"), "send_resolved": True}
     return Channel("webhook", "webhook_configs", entry, {"webhook.url": address})
 
 
@@ -119,7 +130,7 @@ def _slack(settings: Settings) -> Channel | None:
     address = _address(settings.alert_slack_url, "alert_slack_url")
     if address is None:
         return None
-    entry = {"api_url_file": "slack.url", "send_resolved": True, "title": _TITLE, "text": _SLACK}
+    entry = {"api_url_file": _file("slack.url"), "send_resolved": True, "title": _TITLE, "text": _SLACK}
     return Channel("Slack", "slack_configs", entry, {"slack.url": address})
 
 
@@ -134,7 +145,7 @@ def _pagerduty(settings: Settings) -> Channel | None:
             "set it anew or unset it."
         )
     entry = {
-        "routing_key_file": "pagerduty.key",
+        "routing_key_file": _file("pagerduty.key"),
         "send_resolved": True,
         "description": _TITLE,
         # PagerDuty's own scale; a ticket may wait until the morning.
@@ -186,7 +197,7 @@ def _email(settings: Settings) -> Channel | None:
         )
     secrets = {}
     if user is not None and password is not None:
-        entry |= {"auth_username": user, "auth_password_file": "smtp.password"}
+        entry |= {"auth_username": user, "auth_password_file": _file("smtp.password")}
         secrets = {"smtp.password": password.get_secret_value()}
     return Channel("e-mail", "email_configs", entry, secrets)
 

@@ -44,7 +44,7 @@ def test_no_secret_on_a_command_line_or_in_a_file_that_others_can_read(stack: Ru
                 holding.append(file.name)
                 assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
     assert sorted(holding) == ["credentials.json", "supervisord.conf"]
-    token = stack.settings.run_dir / "prometheus" / "minio.token"
+    token = stack.settings.run_dir / "secrets" / "minio.token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
 
 
@@ -92,7 +92,7 @@ def test_bucket_access(stack: Running, user: str, bucket: str, may: set[str]) ->
 def test_minios_metrics_need_the_token(stack: Running) -> None:
     url = f"{stack.target.s3_endpoint}/minio/v2/metrics/cluster"
     assert http.session.get(url).status_code == 403
-    token = (stack.settings.run_dir / "prometheus" / "minio.token").read_text()
+    token = (stack.settings.run_dir / "secrets" / "minio.token").read_text()
     assert http.session.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 

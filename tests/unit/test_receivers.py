@@ -46,7 +46,10 @@ def loaded(monkeypatch: pytest.MonkeyPatch, **environment: str) -> settings.Sett
 
 
 def files(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, str]:
-    return receivers.run_files(NATIVE, loaded(monkeypatch, **environment))
+    """The configuration, and the files of the channels, by name."""
+    known = loaded(monkeypatch, **environment)
+    channels = receivers.secret_files(known, known.url("collector_alerts"))
+    return {receivers.CONFIGURATION: receivers.configuration(NATIVE, known), **channels}
 
 
 def people(text: str) -> dict[str, Any]:
@@ -163,12 +166,14 @@ def test_run_folder_is_for_its_owner_only_and_forgets_a_channel(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = run_folder(monkeypatch, tmp_path, **ALL)
-    assert {file.name for file in folder.iterdir()} == {
-        *("alertmanager.yaml", "log.url", "webhook.url", "slack.url", "pagerduty.key", "smtp.password")
+    channels = folder / receivers.CHANNELS
+    assert {file.name for file in channels.iterdir()} == {
+        *("log.url", "webhook.url", "slack.url", "pagerduty.key", "smtp.password")
     }
-    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in (folder / "alertmanager.yaml", *channels.iterdir())}
+    assert modes == {0o600}
     run_folder(monkeypatch, tmp_path)
-    assert {file.name for file in folder.iterdir()} == {"alertmanager.yaml", "log.url"}
+    assert {file.name for file in channels.iterdir()} == {"log.url"}
 
 
 @pytest.fixture(scope="module")
