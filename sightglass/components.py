@@ -192,7 +192,7 @@ class _Maker:
             url=url,
             log=self._log("minio"),
             prepare=self._folder("minio"),
-            finish=lambda: storage.provision(self._address("minio"), self.credentials, data),
+            finish=lambda: storage.provision_once(self._address("minio"), self.credentials, data),
         )
 
     def prometheus(self) -> Component:

@@ -41,7 +41,7 @@ def load_or_create(path: Path) -> Credentials:
         credentials = Credentials()
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(asdict(credentials), file, indent=2)
+            file.write(to_json(credentials))
         return credentials
     return _parse(text, path)
 
@@ -59,10 +59,23 @@ def _parse(text: str, path: Path) -> Credentials:
     if mode & 0o077:
         raise UserError(f"{path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`.")
     try:
+        return from_json(text)
+    except ValueError:
+        raise UserError(f"{path} is damaged: `make clean` forgets this stack's data and starts anew.") from None
+
+
+def to_json(credentials: Credentials) -> str:
+    """The form in which secrets are kept."""
+    return json.dumps(asdict(credentials), indent=2)
+
+
+def from_json(text: str) -> Credentials:
+    """Secrets from the form in which they are kept; :class:`ValueError` when it is another."""
+    try:
         raw = json.loads(text)
         return Credentials(
             grafana_admin_password=raw["grafana_admin_password"],
             **{f.name: S3User(**raw[f.name]) for f in fields(Credentials) if f.name != "grafana_admin_password"},
         )
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: `make clean` forgets this stack's data and starts anew.") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no credentials: {error}") from None

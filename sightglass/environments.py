@@ -80,7 +80,7 @@ def loki(place: Place) -> dict[str, str]:
     """Loki without its :func:`s3_keys`."""
     return {
         **_listen(place, "loki_http", "loki_grpc"),
-        **_s3(place),
+        **s3(place),
         "LOKI_S3_BUCKET": names.LOKI_BUCKET,
         "LOKI_DATA_DIR": place.data("loki"),
     }
@@ -90,7 +90,7 @@ def tempo(place: Place) -> dict[str, str]:
     """Tempo without its :func:`s3_keys`."""
     return {
         **_listen(place, "tempo_http", "tempo_grpc", "tempo_otlp_grpc"),
-        **_s3(place),
+        **s3(place),
         "TEMPO_S3_BUCKET": names.TEMPO_BUCKET,
         "TEMPO_DATA_DIR": place.data("tempo"),
     }
@@ -178,7 +178,8 @@ def _listen(place: Place, *ports: str) -> dict[str, str]:
     return listen | {f"{name.upper()}_PORT": str(place.port(name)) for name in ports}
 
 
-def _s3(place: Place) -> dict[str, str]:
+def s3(place: Place) -> dict[str, str]:
+    """Where object storage is."""
     return {"S3_ENDPOINT": place.address("minio"), "S3_REGION": names.S3_REGION, "S3_INSECURE": "true"}
 
 

@@ -33,6 +33,8 @@ class Port:
     default: int
     component: str
     purpose: str
+    in_cluster: int | None = None
+    """Number in Kubernetes where it is not the default: each pod has all ports, and a chart may want its own."""
 
     @property
     def variable(self) -> str:
@@ -49,7 +51,7 @@ PORTS = (
     Port("loki_grpc", 3101, "loki", "between Loki's own parts"),
     Port("tempo_http", 3200, "tempo", "traces: queries"),
     Port("tempo_grpc", 3201, "tempo", "between Tempo's own parts"),
-    Port("tempo_otlp_grpc", 3217, "tempo", "spans from the Collector"),
+    Port("tempo_otlp_grpc", 3217, "tempo", "spans from the Collector", in_cluster=4317),
     Port("promtail_http", 9080, "promtail", "readiness, metrics"),
     Port("promtail_grpc", 9081, "promtail", "unused, must be free"),
     Port("collector_otlp_grpc", 4317, "collector", "OTLP over gRPC"),

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException, S3Error, ServerError
 from minio.minioadmin import MinioAdmin
 
-from sightglass import polling, settings
+from sightglass import credentials, polling, settings
 from sightglass.credentials import Credentials, S3User
 from sightglass.errors import UserError
 
@@ -55,17 +57,27 @@ def client(endpoint: str, user: S3User) -> Minio:
     )
 
 
-def provision(endpoint: str, credentials: Credentials, data_dir: Path) -> None:
-    """Create the buckets, policies and users at ``host:port`` that are not there yet.
+def provision_once(endpoint: str, credentials: Credentials, data_dir: Path) -> None:
+    """Call :func:`provision` unless it was done before.
 
     Encrypting each administrative request costs MinIO 64 MiB and a tenth of a second, so a file in ``data_dir``,
     where MinIO keeps its data, remembers what was set.
     """
-    users = {name: getattr(credentials, name) for name in POLICIES}
-    wanted = hashlib.sha256(repr((POLICIES, BUCKETS, users)).encode()).hexdigest()
+    wanted = hashlib.sha256(repr((POLICIES, BUCKETS, _users(credentials))).encode()).hexdigest()
     done = data_dir / "sightglass-provisioned"
     if done.exists() and done.read_text() == wanted:
         return
+    provision(endpoint, credentials)
+    done.write_text(wanted)
+
+
+def _users(credentials: Credentials) -> dict[str, S3User]:
+    return {name: getattr(credentials, name) for name in POLICIES}
+
+
+def provision(endpoint: str, credentials: Credentials) -> None:
+    """Create the buckets, policies and users at ``host:port`` that are not there yet."""
+    users = _users(credentials)
     root = client(endpoint, credentials.root)
     try:
         polling.until(lambda: _make_buckets(root), timeout=START_TIMEOUT, what=f"MinIO at {endpoint} to take requests")
@@ -87,7 +99,6 @@ def provision(endpoint: str, credentials: Credentials, data_dir: Path) -> None:
         with contextlib.suppress(MinioAdminException):  # "already in effect" when it is repeated
             admin.policy_set(policy_name=name, user=users[name].access_key)
     _require_policies(admin)
-    done.write_text(wanted)
 
 
 def _make_buckets(root: Minio) -> None:
@@ -111,3 +122,20 @@ def metrics_token(user: S3User) -> str:
     """Bearer token for MinIO's metrics, in the form its own ``mc admin prometheus generate`` gives out."""
     claims = {"sub": user.access_key, "iss": "prometheus", "exp": int(time.time()) + TOKEN_LIFETIME}
     return jwt.encode(claims, user.secret_key, algorithm="HS512")
+
+
+def main() -> None:
+    """Provision the MinIO at ``S3_ENDPOINT`` with the secrets in ``CREDENTIALS``: the Job of a cluster."""
+    try:
+        endpoint, text = os.environ["S3_ENDPOINT"], os.environ["CREDENTIALS"]
+    except KeyError as missing:
+        sys.exit(f"{missing} is not set: `make deploy` starts this Job with all that it needs.")
+    try:
+        provision(endpoint, credentials.from_json(text))
+    except (UserError, ValueError) as error:
+        sys.exit(str(error))
+    print(f"Buckets {', '.join(BUCKETS)} and users {', '.join(POLICIES)} are set at {endpoint}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Files for kustomize that follow from the code: each program's environment and Prometheus' targets in a cluster.
+
+``make generate`` writes them; they are committed, so that the manifests can be used without Python, and a test says
+when one is stale.
+"""
+
+from pathlib import Path
+
+from sightglass import environments
+from sightglass import settings as names
+from sightglass.kubernetes import policies
+from sightglass.kubernetes.place import ClusterPlace
+from sightglass.settings import REPOSITORY
+
+ENVIRONMENT = "kubernetes.env"
+"""Name of the file of environment variables beside a native configuration."""
+MANIFESTS = REPOSITORY / "manifests"
+_HELM_CONFIG = REPOSITORY / "helm-config"
+_HEAD = "# Written by `make generate`."
+
+
+def files(place: ClusterPlace | None = None) -> dict[Path, str]:
+    """Text of every generated file."""
+    place = place or ClusterPlace()
+    application = MANIFESTS / "application"
+    variables = {
+        _HELM_CONFIG / "loki" / ENVIRONMENT: environments.loki(place),
+        _HELM_CONFIG / "tempo" / ENVIRONMENT: environments.tempo(place),
+        _HELM_CONFIG / "promtail" / ENVIRONMENT: environments.promtail(place),
+        _HELM_CONFIG / "prometheus" / ENVIRONMENT: environments.prometheus(place),
+        _HELM_CONFIG / "grafana" / ENVIRONMENT: environments.grafana(place),
+        REPOSITORY / "collector-config" / ENVIRONMENT: environments.collector(place),
+        application / f"{names.SERVICE}.env": environments.telemetry(place, names.SERVICE),
+        application / f"{names.CANARY}.env": environments.canary(
+            place, interval=names.CANARY_INTERVAL, timeout=names.CANARY_TIMEOUT
+        ),
+    }
+    variables[MANIFESTS / "storage" / "storage.env"] = environments.s3(place)
+    targets = environments.prometheus_targets(place)
+    return {
+        **{file: _env(content) for file, content in variables.items()},
+        **{_HELM_CONFIG / "prometheus" / name: f"{_HEAD}\n{text}" for name, text in targets.items()},
+        MANIFESTS / "policies" / "arrows.yaml": f"{_HEAD}\n{policies.manifest()}",
+    }
+
+
+def write() -> list[Path]:
+    """Write the files that are stale; returns them."""
+    stale = [file for file, text in files().items() if not file.exists() or file.read_text() != text]
+    for file in stale:
+        file.write_text(files()[file])
+    return stale
+
+
+def _env(variables: dict[str, str]) -> str:
+    return "\n".join([_HEAD, *(f"{name}={value}" for name, value in variables.items())]) + "\n"
+
+
+if __name__ == "__main__":
+    for written in write():
+        print(f"wrote {written.relative_to(REPOSITORY)}")
