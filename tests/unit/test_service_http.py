@@ -9,34 +9,27 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPResponse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from ml_telemetry import signals
-from sightglass import polling
-from sightglass.polling import NotYet
+from tests.unit.otlp import Receiver, free_port, plain, until
 
 REPOSITORY = Path(__file__).parents[2]
 MARKER = "zanzibarquux"
 TEXT = "The goalie made thirty saves and the pitcher sat in his car. "
 HEX_TRACE = re.compile(r"[0-9a-f]{32}")
-
-T = TypeVar("T")
 
 # The real service with a model that fails on one word and quotes the text in its error, as libraries do.
 FAILING_SERVICE = """
@@ -52,95 +45,6 @@ def normalise(text):
 service.normalise = normalise
 TextClassifier = service.TextClassifier
 """
-
-
-def until(probe: Callable[[], T | None], what: str, seconds: float = 20.0) -> T:
-    """Poll until the probe gives something; fail with what was awaited."""
-
-    def given() -> T:
-        if found := probe():
-            return found
-        raise NotYet("nothing yet")
-
-    return polling.until(given, timeout=seconds, interval=0.02, what=what)
-
-
-@dataclass
-class Receiver:
-    """A small OTLP/HTTP server that keeps what it decodes."""
-
-    spans: list[Span] = field(default_factory=list)
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    resources: list[dict[str, str]] = field(default_factory=list)
-    raw: bytearray = field(default_factory=bytearray)
-    url: str = ""
-
-    @contextmanager
-    def serving(self) -> Iterator[Receiver]:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.take(self.path, body)
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield self
-        finally:
-            server.shutdown()
-            server.server_close()
-
-    def take(self, path: str, body: bytes) -> None:
-        self.raw += body
-        if path == "/v1/traces":
-            for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
-                self.resources.append(plain(resource_spans.resource))
-                for scope in resource_spans.scope_spans:
-                    self.spans += scope.spans
-        elif path == "/v1/metrics":
-            for resource_metrics in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                self.resources.append(plain(resource_metrics.resource))
-                for scope_metrics in resource_metrics.scope_metrics:
-                    self.metrics |= {metric.name: metric for metric in scope_metrics.metrics}
-
-    def trace(self, trace_id: str) -> dict[str, Span]:
-        return {span.name: span for span in list(self.spans) if span.trace_id.hex() == trace_id}
-
-    def span(self, trace_id: str, name: str) -> Span:
-        return until(lambda: self.trace(trace_id).get(name), f"span {name} of trace {trace_id}")
-
-    def value(self, name: str, /, **labels: str) -> float:
-        """The value of the counter or gauge with these labels, 0 if there is none."""
-        metric = self.metrics.get(name)
-        if metric is None:
-            return 0.0
-        data = metric.gauge if metric.HasField("gauge") else metric.sum
-        for point in data.data_points:
-            if labels.items() <= plain(point).items():
-                return float(point.as_int or point.as_double)
-        return 0.0
-
-    def points(self, name: str, /, **labels: str) -> list[HistogramDataPoint]:
-        metric = self.metrics.get(name)
-        found = metric.histogram.data_points if metric else []
-        return [point for point in found if labels.items() <= plain(point).items()]
-
-
-def plain(message: Any) -> dict[str, str]:
-    """Attributes of a message as text."""
-    return {item.key: str(getattr(item.value, item.value.WhichOneof("value"))) for item in message.attributes}
 
 
 @dataclass
@@ -171,12 +75,6 @@ class Service:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
         return time.monotonic() - start
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
