@@ -322,7 +322,8 @@ class _Maker:
         return Component(
             name="collector",
             command=[str(self.programs["otelcol"]), f"--config={COLLECTOR_CONFIG}"],
-            environment=environments.collector(self._place),
+            # Its own origin, which a cluster tells each pod: here it has none.
+            environment={**environments.collector(self._place), "POD_UID": "", "KUBE_NODE_NAME": ""},
             ready_url=self.settings.url("collector_health"),
             url=self.settings.url("collector_otlp_http"),
             log=self._log("collector"),

@@ -10,7 +10,7 @@ from sightglass.verify.run import Report
 
 WIDTH = 150
 """Columns where there is no terminal to ask."""
-_GREEN, _RED = "[green]ok[/]", "[red]FAILED[/]"
+_GREEN, _RED, _YELLOW = "[green]ok[/]", "[red]FAILED[/]", "[yellow]left out[/]"
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -19,9 +19,9 @@ def console(*, stderr: bool = False) -> Console:
     return made if made.is_terminal else Console(stderr=stderr, width=WIDTH)
 
 
-def mark(ok: bool) -> str:
-    """The word for a thing that holds, or does not."""
-    return _GREEN if ok else _RED
+def mark(ok: bool | None) -> str:
+    """The word for a thing that holds, or does not; None is a thing that was not looked at on purpose."""
+    return _YELLOW if ok is None else _GREEN if ok else _RED
 
 
 def verify_table(report: Report) -> Table:

@@ -28,10 +28,15 @@ class Target:
     grafana_url: str = ""
     grafana_password: str = field(default="", repr=False)
     """The administrator's; not among the lines."""
+    kube_context: str = ""
+    """Context of kubectl where the stack runs in a cluster; not among the lines."""
+    without: frozenset[str] = frozenset()
+    """Components that were left out on purpose; not among the lines."""
 
     def lines(self) -> list[str]:
         """KEY=VALUE lines; what does not run has none."""
-        values = ((f.name.upper(), getattr(self, f.name)) for f in fields(self) if f.name != "grafana_password")
+        hidden = ("grafana_password", "kube_context", "without")
+        values = ((f.name.upper(), getattr(self, f.name)) for f in fields(self) if f.name not in hidden)
         return [f"{name}={value}" for name, value in values if value]
 
     def s3(self) -> Minio:

@@ -9,13 +9,19 @@ from pathlib import Path
 from sightglass import environments
 from sightglass import settings as names
 from sightglass.kubernetes import policies
-from sightglass.kubernetes.place import ClusterPlace
+from sightglass.kubernetes.place import NODE, OBSERVABILITY, ClusterPlace
 from sightglass.settings import REPOSITORY
 
 ENVIRONMENT = "kubernetes.env"
 """Name of the file of environment variables beside a native configuration."""
 MANIFESTS = REPOSITORY / "manifests"
 _HELM_CONFIG = REPOSITORY / "helm-config"
+_CLUSTER_METRICS = {
+    # Asked for by the Collector's second file, which only a cluster has.
+    "KUBE_STATE_METRICS_TARGET": f"kube-state-metrics.{OBSERVABILITY}.svc:{policies.KUBE_STATE_METRICS_PORT}",
+    "NODE_EXPORTER_NAMESPACE": NODE,
+    "KUBELET_TOKEN_FILE": "/var/run/secrets/kubernetes.io/serviceaccount/token",
+}
 _HEAD = "# Written by `make generate`."
 
 
@@ -29,7 +35,7 @@ def files(place: ClusterPlace | None = None) -> dict[Path, str]:
         _HELM_CONFIG / "promtail" / ENVIRONMENT: environments.promtail(place),
         _HELM_CONFIG / "prometheus" / ENVIRONMENT: environments.prometheus(place),
         _HELM_CONFIG / "grafana" / ENVIRONMENT: environments.grafana(place),
-        REPOSITORY / "collector-config" / ENVIRONMENT: environments.collector(place),
+        REPOSITORY / "collector-config" / ENVIRONMENT: {**environments.collector(place), **_CLUSTER_METRICS},
         application / f"{names.SERVICE}.env": environments.telemetry(place, names.SERVICE),
         application / f"{names.CANARY}.env": environments.canary(
             place, interval=names.CANARY_INTERVAL, timeout=names.CANARY_TIMEOUT

@@ -16,6 +16,7 @@ ANYWHERE = "anywhere"
 """Every pod and every address, inside the cluster or outside."""
 STORAGE = "storage"
 KUBE_STATE_METRICS, NODE_EXPORTER = "kube-state-metrics", "prometheus-node-exporter"
+KUBE_STATE_METRICS_PORT, NODE_EXPORTER_PORT = 8080, 9100
 API_SERVER = (443, 6443)
 KUBELET = 10250
 _DNS = 53
@@ -47,8 +48,8 @@ ARROWS = (
     _arrow("collector", "tempo", "tempo_otlp_grpc"),
     _arrow("collector", "loki", "loki_http"),
     _arrow("collector", "prometheus", "prometheus"),
-    Arrow("collector", KUBE_STATE_METRICS, (8080,)),
-    Arrow("collector", NODE_EXPORTER, (9100,)),
+    Arrow("collector", KUBE_STATE_METRICS, (KUBE_STATE_METRICS_PORT,)),
+    Arrow("collector", NODE_EXPORTER, (NODE_EXPORTER_PORT,)),
     # Pods' names, events, and what the kubelet knows of its node.
     Arrow("collector", ANYWHERE, (*API_SERVER, KUBELET)),
     Arrow(KUBE_STATE_METRICS, ANYWHERE, API_SERVER),

@@ -1,0 +1,130 @@
+"""Our own objects as they are applied: what kustomize renders, with images, environment and checksums filled in."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from sightglass.alerting import receivers
+from sightglass.kubernetes.place import OBSERVABILITY
+from sightglass.kubernetes.programs import run
+from sightglass.settings import REPOSITORY, Settings
+
+CHECKSUM = "checksum/configuration"
+"""Annotation of a pod template: another sum restarts the pods."""
+FOLDER = REPOSITORY / "manifests"
+Object = dict[str, Any]
+
+
+def render() -> list[Object]:
+    """Every object of ``manifests/`` as kustomize makes it."""
+    return [found for found in yaml.safe_load_all(run(["kubectl", "kustomize", str(FOLDER)])) if found]
+
+
+def with_images(objects: list[Object], image: Callable[[str], str]) -> None:
+    """Give each container the image that ``image`` makes of its name in the manifest."""
+    for spec in _pod_specs(objects):
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            container["image"] = image(container["image"])
+
+
+def with_environment(objects: list[Object], changes: Mapping[str, str]) -> None:
+    """Replace the value of each of these variables in every ConfigMap of environment variables that has it."""
+    for found in objects:
+        if found["kind"] == "ConfigMap" and found["metadata"]["name"].endswith("-env"):
+            data = found["data"]
+            data |= {name: value for name, value in changes.items() if name in data}
+
+
+def with_receivers(objects: list[Object], settings: Settings) -> None:
+    """Where the environment names a channel to people, Alertmanager's file has one receiver more."""
+    for found in objects:
+        if (found["kind"], found["metadata"]["name"]) == ("ConfigMap", "alertmanager-config"):
+            data = found["data"]
+            data[receivers.CONFIGURATION] = receivers.configuration(data[receivers.CONFIGURATION], settings)
+
+
+def with_checksums(objects: list[Object], secrets: list[Object]) -> None:
+    """Note in each pod template the sum over what it reads, so that a change restarts exactly what reads it."""
+    known = contents([*objects, *secrets])
+    for found in objects:
+        if (template := _template(found)) is not None:
+            namespace = found["metadata"]["namespace"]
+            wanted = sorted(_references(template["spec"]))
+            annotations = template.setdefault("metadata", {}).setdefault("annotations", {})
+            annotations[CHECKSUM] = checksum(known, [(kind, namespace, name) for kind, name in wanted])
+
+
+def contents(objects: list[Object]) -> dict[tuple[str, str, str], Any]:
+    """Data of every ConfigMap and Secret by kind, namespace and name."""
+    return {
+        (found["kind"], found["metadata"]["namespace"], found["metadata"]["name"]): found.get("data", {})
+        for found in objects
+        if found["kind"] in ("ConfigMap", "Secret")
+    }
+
+
+def checksum(known: Mapping[tuple[str, str, str], Any], wanted: list[tuple[str, str, str]]) -> str:
+    """Sum over what these ConfigMaps and Secrets hold; :class:`KeyError` for one that is not known."""
+    return hashlib.sha256(json.dumps([known[key] for key in wanted], sort_keys=True).encode()).hexdigest()
+
+
+def _template(found: Object) -> Object | None:
+    """The pod template of a workload whose pods are replaced when it changes; a Job's is fixed once it is made."""
+    if found["kind"] in ("Deployment", "StatefulSet", "DaemonSet"):
+        template: Object = found["spec"]["template"]
+        return template
+    return None
+
+
+def _pod_specs(objects: list[Object]) -> Iterator[Object]:
+    for found in objects:
+        if found["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
+            yield found["spec"]["template"]["spec"]
+
+
+def _references(spec: Object) -> Iterator[tuple[str, str]]:
+    """Kind and name of every ConfigMap and Secret that a pod reads."""
+    for volume in spec.get("volumes", []):
+        if "configMap" in volume:
+            yield "ConfigMap", volume["configMap"]["name"]
+        if "secret" in volume:
+            yield "Secret", volume["secret"]["secretName"]
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        for source in container.get("envFrom", []):
+            for kind, field in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
+                if field in source:
+                    yield kind, source[field]["name"]
+        for variable in container.get("env", []):
+            for kind, field in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
+                if field in variable.get("valueFrom", {}):
+                    yield kind, variable["valueFrom"][field]["name"]
+
+
+def stale(rendered: list[Object], present: list[Object]) -> list[Object]:
+    """ConfigMaps of ours in the cluster that are rendered no more."""
+    kept = {
+        (found["metadata"]["namespace"], found["metadata"]["name"])
+        for found in rendered
+        if "namespace" in found["metadata"]
+    }
+    return [found for found in present if (found["metadata"]["namespace"], found["metadata"]["name"]) not in kept]
+
+
+def record(values: Mapping[str, Any]) -> Object:
+    """What was deployed, for later commands: a ConfigMap."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": RECORD,
+            "namespace": OBSERVABILITY,
+            "labels": {"app.kubernetes.io/part-of": "sightglass"},
+        },
+        "data": {key: json.dumps(value) for key, value in values.items()},
+    }
+
+
+RECORD = "sightglass-deployment"
