@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -88,8 +88,10 @@ class Chart:
     reads: Reads
     workload: Annotated[str, Field(pattern=r"^(deployment|statefulset|daemonset)/[a-z0-9-]+$")]
     """What is ready when the release is: ``statefulset/loki``."""
-    fed_by: tuple[str, ...] = field(default=())
-    """Releases whose data it shows or keeps."""
+    storage_class: str | None = None
+    """Path of the value that holds the StorageClass of its volume, if it has one."""
+    fed_by: tuple[str, ...] = ()
+    """Releases whose data it shows or that keep its data."""
 
     @property
     def values(self) -> Path:
@@ -120,11 +122,13 @@ def helm_arguments(
     charts_dir: Path | None = None,
     registry: str | None = None,
     digests: bool = True,
+    storage_class: str | None = None,
 ) -> list[str]:
     """Arguments for ``helm template`` and ``helm upgrade --install``: release, chart, namespace and values.
 
     ``checksum`` is the sum over what the release reads. The chart comes from ``charts_dir`` if there is one, a folder
-    of unpacked charts or of archives, else from its repository. ``registry`` stands for every image's registry.
+    of unpacked charts or of archives, else from its repository. ``registry`` stands for every image's registry,
+    ``storage_class`` for the cluster's default one.
     """
     settings: dict[str, str] = {}
     for name, paths in chart.images.items():
@@ -135,6 +139,8 @@ def helm_arguments(
             settings[paths.repository] = f"{host}/{repository}"
         settings[paths.tag] = images[name].version(digests)
     settings |= {f"{path}.{CHECKSUM}": checksum for path in chart.annotations}
+    if chart.storage_class and storage_class:
+        settings[chart.storage_class] = storage_class
     return [
         chart.release,
         *_location(chart, charts_dir),

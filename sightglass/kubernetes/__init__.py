@@ -1,0 +1,1 @@
+"""The deployment on Kubernetes: upstream charts with thin values, and manifests of our own."""
