@@ -8,7 +8,7 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --generate-hashes --no-emit-index-ur
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help up down clean status env logs verify alerts load bench latency links drill generate test unit integration servers check format lock
+.PHONY: help up down clean status env logs verify alerts deploy undeploy connect load bench latency links drill generate test unit integration servers check format lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -52,9 +52,19 @@ links: $(VENV)/ready ## every link of 100 requests on the running stack, each to
 drill: $(VENV)/ready ## 10 quiet minutes of load, the dashboards' queries after it, then a server that dies
 	@$(BIN)/python -m load_testing.drill $(ARGS)
 
-generate: $(VENV)/ready ## write dashboards and alert rules anew from their Python sources
+deploy: $(VENV)/ready ## build the image, install everything in a Kubernetes cluster, then prove it
+	@$(RUN) deploy $(ARGS)
+
+undeploy: $(VENV)/ready ## take back what deploy made, data and all
+	@$(RUN) undeploy
+
+connect: $(VENV)/ready ## open the cluster's ports on this machine until Ctrl-C
+	@$(RUN) connect
+
+generate: $(VENV)/ready ## write dashboards, alert rules and kustomize's inputs anew from their Python sources
 	@$(BIN)/python -m dashboards
 	@$(BIN)/python -m sightglass.alerting
+	@$(BIN)/python -m sightglass.kubernetes.generated
 
 test: check servers ## everything: static checks, unit tests, integration tests on a stack of their own
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit integration

@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -13,18 +14,28 @@ import filelock
 from sightglass import components, credentials, settings, stack, tables, target, up
 from sightglass.alerting import listing
 from sightglass.errors import UserError
+from sightglass.kubernetes import deploy
+from sightglass.kubernetes import settings as kubernetes
 from sightglass.polling import NotYet
 from sightglass.provisioning import DASHBOARDS, DATA_SOURCES
 from sightglass.settings import Settings
 from sightglass.verify.run import TIMEOUT, Row, verify
 
+_TARGET = click.option(
+    "--target",
+    "where",
+    type=click.Choice(["local", "kind"]),
+    default="local",
+    show_default=True,
+    help="This machine, or the cluster of KUBE_CONTEXT.",
+)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Run the stack on this machine, and prove that every signal of the service arrives."""
+    """Run the stack on this machine or in a cluster, and prove that every signal of the service arrives."""
 
 
 @main.command("up")
@@ -105,12 +116,47 @@ def logs(name: str, lines: int, follow: bool) -> None:
     sys.exit(subprocess.run(command, check=False).returncode)
 
 
+@main.command("deploy")
+@click.option("--dry-run", is_flag=True, help="Print the plan; ask and change nothing.")
+def deploy_command(dry_run: bool) -> None:
+    """Deploy everything to a Kubernetes cluster, then prove it. What is there unchanged is left alone."""
+    loaded = settings.load()
+    planned = deploy.plan(kubernetes.load(), loaded)
+    if dry_run:
+        deploy.dry_run(planned, tables.console())
+        return
+    with _alone(loaded):
+        report = deploy.deploy(planned, tables.console())
+    if not report.ok:
+        raise UserError("Not every signal arrived: the red rows above say which and what was seen last.")
+
+
+@main.command()
+def undeploy() -> None:
+    """Take back what `deploy` made, data and all."""
+    loaded = settings.load()
+    with _alone(loaded):
+        deploy.undeploy(deploy.plan(kubernetes.load(), loaded), tables.console())
+
+
+@main.command()
+def connect() -> None:
+    """Open the cluster's ports on this machine until it is interrupted, and print their addresses."""
+    loaded = settings.load()
+    with deploy.reached(kubernetes.load(), ports=loaded.ports) as where:
+        print("\n".join(where.lines()))
+        print("These addresses are open until Ctrl-C.", file=sys.stderr, flush=True)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
 @main.command("verify")
+@_TARGET
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 @click.option("--timeout", default=TIMEOUT, show_default=True, help="Seconds until a signal counts as lost.")
 @click.option("--data-sources", type=_FILE, default=DATA_SOURCES, help="Provisioning file whose links are followed.")
 @click.option("--dashboards", type=_FOLDER, default=DASHBOARDS, help="Folder of the dashboards that links lead to.")
-def verify_command(as_json: bool, timeout: float, data_sources: Path, dashboards: Path) -> None:
+def verify_command(where: str, as_json: bool, timeout: float, data_sources: Path, dashboards: Path) -> None:
     """Make predictions, find each signal where it belongs and follow each link; exit status 1 when a row is red."""
     console = tables.console(stderr=as_json)
     found: list[str] = []
@@ -121,8 +167,10 @@ def verify_command(as_json: bool, timeout: float, data_sources: Path, dashboards
             found.append(row.name)
             spinner.update(f"{len(found)} rows known, newest: {row.name}")
 
-        where = _target(settings.load())
-        report = verify(where, timeout=timeout, data_sources=data_sources, dashboards=dashboards, report=progress)
+        with _reached(where) as found_at:
+            report = verify(
+                found_at, timeout=timeout, data_sources=data_sources, dashboards=dashboards, report=progress
+            )
     if as_json:
         print(json.dumps(report.as_json(), indent=2))
     else:
@@ -131,11 +179,13 @@ def verify_command(as_json: bool, timeout: float, data_sources: Path, dashboards
 
 
 @main.command()
+@_TARGET
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def alerts(as_json: bool) -> None:
+def alerts(where: str, as_json: bool) -> None:
     """Print what is firing and pending, and why; exit status 1 when Prometheus or Alertmanager cannot be asked."""
     try:
-        found = listing.ask(_target(settings.load()))
+        with _reached(where) as found_at:
+            found = listing.ask(found_at)
     except NotYet as reason:
         print(f"sightglass: {reason}: see `make status`.", file=sys.stderr)
         sys.exit(1)
@@ -188,6 +238,16 @@ def _known_stack(loaded: Settings) -> stack.Stack:
     file = up.credentials_file(loaded)
     secrets = credentials.load_or_create(file) if file.exists() else credentials.Credentials()
     return stack.Stack(loaded, components.build(loaded, secrets, up.PLANNED_PROGRAMS, home))
+
+
+@contextmanager
+def _reached(where: str) -> Iterator[target.Target]:
+    """The target that ``--target`` names."""
+    if where == "kind":
+        with deploy.reached(kubernetes.load()) as found:
+            yield found
+    else:
+        yield _target(settings.load())
 
 
 def _target(loaded: Settings) -> target.Target:

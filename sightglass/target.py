@@ -1,6 +1,7 @@
 """Where a stack can be reached: the few lines that differ between one machine and Kubernetes."""
 
 from dataclasses import dataclass, field, fields
+from typing import Protocol
 
 from minio import Minio
 
@@ -44,6 +45,19 @@ class Target:
         return client(self.s3_endpoint.removeprefix("http://"), S3User(self.s3_access_key, self.s3_secret_key))
 
 
+class Ports(Protocol):
+    """Where the ports of a cluster are on this machine."""
+
+    def has(self, port: str) -> bool:
+        """Whether that port is forwarded."""
+
+    def address(self, port: str) -> str:
+        """``host:port``."""
+
+    def url(self, port: str) -> str:
+        """Base URL."""
+
+
 def local(settings: Settings, credentials: Credentials, *, grafana: bool) -> Target:
     """The stack on this machine."""
     return Target(
@@ -60,4 +74,29 @@ def local(settings: Settings, credentials: Credentials, *, grafana: bool) -> Tar
         s3_region=names.S3_REGION,
         grafana_url=settings.url("grafana") if grafana else "",
         grafana_password=credentials.grafana_admin_password if grafana else "",
+    )
+
+
+def in_cluster(ports: Ports, credentials: Credentials, context: str, without: frozenset[str]) -> Target:
+    """The stack in the cluster of a context; what was left out has no address."""
+
+    def url(port: str) -> str:
+        return ports.url(port) if ports.has(port) else ""
+
+    return Target(
+        service_url=url("service"),
+        loki_url=url("loki_http"),
+        tempo_url=url("tempo_http"),
+        prometheus_url=url("prometheus"),
+        alertmanager_url=url("alertmanager"),
+        otlp_http_url=url("collector_otlp_http"),
+        otlp_grpc_url=url("collector_otlp_grpc"),
+        s3_endpoint=url("minio"),
+        s3_access_key=credentials.reader.access_key,
+        s3_secret_key=credentials.reader.secret_key,
+        s3_region=names.S3_REGION,
+        grafana_url=url("grafana"),
+        grafana_password=credentials.grafana_admin_password if ports.has("grafana") else "",
+        kube_context=context,
+        without=without,
     )

@@ -7,14 +7,17 @@ from typing import Any
 
 import yaml
 
+from ml_telemetry import signals
 from sightglass.alerting import receivers
+from sightglass.kubernetes.charts import CHECKSUM
 from sightglass.kubernetes.place import OBSERVABILITY
 from sightglass.kubernetes.programs import run
 from sightglass.settings import REPOSITORY, Settings
 
-CHECKSUM = "checksum/configuration"
-"""Annotation of a pod template: another sum restarts the pods."""
 FOLDER = REPOSITORY / "manifests"
+RECORD = "sightglass-deployment"
+"""ConfigMap that says what was deployed."""
+_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
 Object = dict[str, Any]
 
 
@@ -36,6 +39,23 @@ def with_environment(objects: list[Object], changes: Mapping[str, str]) -> None:
         if found["kind"] == "ConfigMap" and found["metadata"]["name"].endswith("-env"):
             data = found["data"]
             data |= {name: value for name, value in changes.items() if name in data}
+
+
+def with_deployment_attribute(objects: list[Object], environment: str) -> None:
+    """Name the environment in the resource attributes of our services."""
+    for found in objects:
+        data = found.get("data", {}) if found["kind"] == "ConfigMap" else {}
+        if _ATTRIBUTES in data:
+            given = dict(pair.split("=", 1) for pair in data[_ATTRIBUTES].split(","))
+            given[signals.DEPLOYMENT_ENVIRONMENT.name] = environment
+            data[_ATTRIBUTES] = ",".join(f"{name}={value}" for name, value in given.items())
+
+
+def with_storage_class(objects: list[Object], name: str) -> None:
+    """Take volumes of this class."""
+    for found in objects:
+        if found["kind"] == "PersistentVolumeClaim":
+            found["spec"]["storageClassName"] = name
 
 
 def with_receivers(objects: list[Object], settings: Settings) -> None:
@@ -125,6 +145,3 @@ def record(values: Mapping[str, Any]) -> Object:
         },
         "data": {key: json.dumps(value) for key, value in values.items()},
     }
-
-
-RECORD = "sightglass-deployment"

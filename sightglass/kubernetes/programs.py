@@ -79,6 +79,10 @@ class Kubectl:
         items: list[dict[str, Any]] = found["items"] if found.get("kind", "").endswith("List") else [found]
         return items
 
+    def get_raw(self, path: str) -> Any:
+        """The API server's own answer at a path."""
+        return json.loads(self("get", f"--raw={path}"))
+
     def apply(self, objects: Sequence[dict[str, Any]]) -> list[str]:
         """Apply objects on the server's side; returns ``kind/name`` of those that changed."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})

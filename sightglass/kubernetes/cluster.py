@@ -1,0 +1,73 @@
+"""The cluster that is deployed to: a kind cluster of our own where none is named, and what it must offer."""
+
+import shutil
+from typing import Any
+
+from sightglass.errors import UserError
+from sightglass.kubernetes.programs import Kubectl, require, run
+from sightglass.kubernetes.settings import KubernetesSettings
+from sightglass.settings import REPOSITORY
+
+KIND_CONFIG = REPOSITORY / "manifests" / "kind.yaml"
+OLDEST = (1, 30)
+"""Kubernetes before it does not know ``preStop.sleep``."""
+_DEFAULT = "storageclass.kubernetes.io/is-default-class"
+
+
+def ensure(settings: KubernetesSettings) -> str:
+    """Make the kind cluster unless it is there or another is named; returns a sentence about what was done."""
+    name = settings.kind_cluster
+    if settings.kube_context is not None or name is None:
+        return f"using the cluster of context {settings.context}"
+    if shutil.which("kind") is None:
+        raise UserError(
+            "No cluster is named and kind is not installed: install kind, or name a cluster with KUBE_CONTEXT "
+            "(`kubectl config get-contexts` lists them)."
+        )
+    if name in run(["kind", "get", "clusters"]).split():
+        return f"using kind cluster {name}"
+    run(["kind", "create", "cluster", f"--name={name}", f"--config={KIND_CONFIG}", "--wait=120s"], timeout=600)
+    return f"made kind cluster {name}"
+
+
+def remove(settings: KubernetesSettings) -> bool:
+    """Remove the kind cluster that :func:`ensure` made; False where there is none or another cluster is named."""
+    if settings.kube_context is not None or settings.kind_cluster is None:
+        return False
+    require("kind")
+    if settings.kind_cluster not in run(["kind", "get", "clusters"]).split():
+        return False
+    run(["kind", "delete", "cluster", f"--name={settings.kind_cluster}"])
+    return True
+
+
+def check(kubectl: Kubectl, settings: KubernetesSettings) -> None:
+    """Raise :class:`UserError` for a cluster that cannot be reached, is too old or has no class for volumes."""
+    version = kubectl.get_raw("/version")
+    found = (int(version["major"]), int("".join(filter(str.isdigit, version["minor"]))))
+    if found < OLDEST:
+        raise UserError(
+            f"The cluster of context {settings.context!r} is Kubernetes {found[0]}.{found[1]}: "
+            f"{OLDEST[0]}.{OLDEST[1]} or newer is needed."
+        )
+    _require_storage(kubectl.get("storageclasses"), settings.storage_class)
+
+
+def _require_storage(classes: list[dict[str, Any]], wanted: str | None) -> None:
+    names = sorted(found["metadata"]["name"] for found in classes)
+    listed = ", ".join(names) or "none"
+    if wanted is not None and wanted not in names:
+        raise UserError(f"The cluster has no StorageClass {wanted!r}: set STORAGE_CLASS to one of its own ({listed}).")
+    annotations = (found["metadata"].get("annotations", {}) for found in classes)
+    if wanted is None and not any(notes.get(_DEFAULT) == "true" for notes in annotations):
+        raise UserError(f"The cluster has no default StorageClass: set STORAGE_CLASS to one of its own ({listed}).")
+
+
+def images(kubectl: Kubectl) -> set[str]:
+    """Names of the images that the nodes say they have; a node names its fifty largest."""
+    return {
+        name
+        for node in kubectl.get("nodes")
+        for image in node["status"].get("images", [])
+        for name in image.get("names", [])
+    }
