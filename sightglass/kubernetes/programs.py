@@ -57,7 +57,7 @@ class Kubectl:
         try:
             return run(["kubectl", f"--context={self.context}", *arguments], text=text, timeout=timeout)
         except ProgramError as error:
-            if "does not exist" in error.stderr and "context" in error.stderr:
+            if "context was not found" in error.stderr or "no context exists" in error.stderr:
                 raise UserError(
                     f"kubectl knows no context {self.context!r}: `kubectl config get-contexts` lists them, "
                     "and KUBE_CONTEXT names one."

@@ -1,0 +1,308 @@
+"""What goes wrong with a cluster is one sentence that says what to do: wrong settings, missing programs, stuck pods."""
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sightglass import settings as local
+from sightglass.errors import UserError
+from sightglass.kubernetes import cluster, deploy, releases, rollout
+from sightglass.kubernetes import settings as kubernetes
+from sightglass.kubernetes.charts import load
+from sightglass.kubernetes.programs import Kubectl, ProgramError
+from sightglass.kubernetes.releases import Installed
+from sightglass.settings import REPOSITORY
+from sightglass.target import Target
+from sightglass.verify import run
+from sightglass.verify.signals import Check
+
+VARIABLES = [name.upper() for name in kubernetes.KubernetesSettings.model_fields]
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("CHARTS_DIR", "/no/such/folder", "CHARTS_DIR is /no/such/folder, which is no folder"),
+        ("IMAGE_DIGESTS", "maybe", "IMAGE_DIGESTS does not fit"),
+        ("WITHOUT", "grafana, grafna", "WITHOUT names grafna, which is no release: take some of minio"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=sentence):
+        deploy.plan(kubernetes.load(), local.load())
+    monkeypatch.delenv(name)
+    assert len(deploy.plan(kubernetes.load(), local.load()).charts) == len(load()[0])
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sightglass", *arguments],
+        cwd=REPOSITORY,
+        env={"HOME": str(Path.home()), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@needs_kubectl
+def test_dry_run_prints_the_plan_and_asks_nobody() -> None:
+    path = str(Path(str(shutil.which("kubectl"))).parent)
+    done = command("deploy", "--dry-run", PATH=path, KUBE_CONTEXT="nowhere", WITHOUT="grafana", KUBECONFIG="/none")
+    assert done.returncode == 0, done.stderr
+    assert "context nowhere" in done.stdout
+    assert "left out    grafana" in done.stdout
+    charts, _ = load()
+    lines = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert {chart.release for chart in charts} - {"grafana"} <= lines
+    assert "grafana" not in lines
+
+
+# Programs and clusters
+
+
+def test_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="kubectl is not installed: install kubectl"):
+        Kubectl("any").get("nodes")
+    with pytest.raises(UserError, match="No cluster is named and kind is not installed: install kind, or name"):
+        cluster.ensure(kubernetes.load())
+
+
+@needs_kubectl
+def test_a_cluster_that_does_not_answer_and_a_context_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "dead", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "contexts": [{"name": "dead", "context": {"cluster": "dead", "user": "nobody"}}],
+        "users": [{"name": "nobody", "user": {}}],
+    }
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.raises(UserError, match=r"The cluster of context 'dead' cannot be reached .* KUBE_CONTEXT the right"):
+        Kubectl("dead").get("nodes")
+    with pytest.raises(UserError, match="kubectl knows no context 'other': `kubectl config get-contexts`"):
+        Kubectl("other").get("nodes")
+
+
+def fake(folder: Path, name: str, body: str) -> None:
+    """A program that notes how it was called."""
+    file = folder / name
+    file.write_text(f'#!/bin/sh\necho "$0 $@" >> {folder}/calls\n{body}\n')
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+def calls(folder: Path) -> list[str]:
+    return [line.replace(f"{folder}/", "") for line in (folder / "calls").read_text().splitlines()]
+
+
+def test_kind_cluster_is_made_once_and_only_where_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path, "kind", "[ $1 = get ] && echo other; true")
+    assert cluster.ensure(kubernetes.load()) == "made kind cluster sightglass"
+    made = f"kind create cluster --name=sightglass --config={cluster.KIND_CONFIG} --wait=120s"
+    assert calls(tmp_path) == ["kind get clusters", made]
+    fake(tmp_path, "kind", "[ $1 = get ] && echo sightglass; true")
+    assert cluster.ensure(kubernetes.load()) == "using kind cluster sightglass"
+    assert calls(tmp_path).count(made) == 1
+    monkeypatch.setenv("KUBE_CONTEXT", "kind-other")
+    assert cluster.ensure(kubernetes.load()) == "using the cluster of context kind-other"
+    assert not cluster.remove(kubernetes.load())
+    monkeypatch.delenv("KUBE_CONTEXT")
+    assert cluster.remove(kubernetes.load())
+    assert calls(tmp_path)[-1] == "kind delete cluster --name=sightglass"
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted", "sentence"),
+    [
+        ([], None, r"no default StorageClass: set STORAGE_CLASS to one of its own \(none\)"),
+        (["slow"], None, r"no default StorageClass: set STORAGE_CLASS to one of its own \(slow\)"),
+        (["slow"], "fast", r"no StorageClass 'fast': set STORAGE_CLASS to one of its own \(slow\)"),
+    ],
+)
+def test_storage_class_that_is_not_there(classes: list[str], wanted: str | None, sentence: str) -> None:
+    found = [{"metadata": {"name": name}} for name in classes]
+    with pytest.raises(UserError, match=sentence):
+        cluster._require_storage(found, wanted)
+    marked = [{"metadata": {"name": "slow", "annotations": {cluster._DEFAULT: "true"}}}]
+    cluster._require_storage(marked, None)
+    cluster._require_storage([*found, {"metadata": {"name": "fast"}}], wanted or "fast")
+
+
+def test_half_installed_release_says_how_to_go_on() -> None:
+    charts, _ = load()
+    for status, mend in (("pending-install", "uninstall"), ("pending-upgrade", "rollback")):
+        known = {"loki": Installed("loki", "sightglass-observability", status, 1, "")}
+        with pytest.raises(UserError, match=f"loki is half installed .*`helm .* {mend} loki`, then `make deploy`"):
+            releases.require_whole("here", known, charts)
+    whole = {"loki": Installed("loki", "sightglass-observability", "failed", 1, "")}
+    releases.require_whole("here", whole, charts)
+
+
+def test_release_that_helm_refuses_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path, "helm", "echo first >&2; echo 'Error: chart not found' >&2; exit 1")
+    wanted = releases.Wanted(load()[0][0], ["minio", str(tmp_path)])
+    with pytest.raises(UserError, match="Release minio could not be installed: Error: chart not found"):
+        releases.install("here", [wanted], {})
+    fake(tmp_path, "helm", "true")
+    assert releases.install("here", [wanted], {}) == ["minio"]
+    same = {"minio": Installed("minio", "sightglass-observability", "deployed", 1, wanted.inputs)}
+    assert releases.install("here", [wanted], same) == []
+
+
+# Pods
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    meta = {"name": "loki-0", "namespace": "sightglass-observability", "labels": {"app.kubernetes.io/name": "loki"}}
+    return {"kind": "Pod", "metadata": meta, "status": status}
+
+
+def waiting(reason: str, message: str = "", restarts: int = 0, ended: dict[str, Any] | None = None) -> dict[str, Any]:
+    container = {
+        "image": "docker.io/grafana/loki:3.7.6",
+        "ready": False,
+        "restartCount": restarts,
+        "state": {"waiting": {"reason": reason, "message": message}},
+        "lastState": {"terminated": ended} if ended else {},
+    }
+    return pod(containerStatuses=[container])
+
+
+def unscheduled(message: str) -> dict[str, Any]:
+    return pod(conditions=[{"type": "PodScheduled", "status": "False", "message": message}])
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence", "final"),
+    [
+        (waiting("ImagePullBackOff"), "The image of loki-0, docker.io/grafana/loki:3.7.6, cannot be pulled", True),
+        (
+            waiting("CreateContainerConfigError", 'secret "loki-s3" not found'),
+            'loki-0 cannot start (secret "loki-s3" not found): `make deploy` makes',
+            True,
+        ),
+        (
+            unscheduled("0/1 nodes are available: 1 Insufficient memory. preemption: no"),
+            "loki-0 finds no node: too little memory is left (0/1 nodes are available: 1 Insufficient memory)",
+            True,
+        ),
+        (
+            unscheduled("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+            "loki-0 finds no node: its volume cannot be made",
+            True,
+        ),
+        (
+            waiting("CrashLoopBackOff", restarts=2, ended={"reason": "OOMKilled", "exitCode": 137}),
+            "loki-0 was killed for lack of memory 2 times: raise its memory limit (in helm-config/loki/values.yaml)",
+            True,
+        ),
+        (
+            waiting("CrashLoopBackOff", restarts=1, ended={"reason": "Error", "exitCode": 3}),
+            "loki-0 ends again and again, last with code 3: `kubectl -n sightglass-observability logs loki-0",
+            False,
+        ),
+    ],
+)
+def test_stuck_pod_is_explained(found: dict[str, Any], sentence: str, final: bool) -> None:
+    (problem,) = rollout.problems([found])
+    assert problem.sentence.startswith(sentence)
+    assert problem.final is final
+    running = pod(containerStatuses=[{"ready": True, "restartCount": 0, "state": {"running": {}}, "image": ""}])
+    assert list(rollout.problems([running])) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "status", "state"),
+    [
+        ("Deployment", {"replicas": 1}, {"observedGeneration": 2, "updatedReplicas": 1, "readyReplicas": 1}, ""),
+        ("Deployment", {"replicas": 1}, {"observedGeneration": 1}, "is not seen yet"),
+        ("Deployment", {"replicas": 2}, {"observedGeneration": 2, "updatedReplicas": 2}, "0 of 2 ready"),
+        (
+            *("Deployment", {"replicas": 1}),
+            {"observedGeneration": 2, "updatedReplicas": 1, "readyReplicas": 1, "replicas": 2},
+            "ends its old pods",
+        ),
+        ("DaemonSet", {}, {"observedGeneration": 2, "desiredNumberScheduled": 1}, "0 of 1 updated, 0 of 1 ready"),
+        ("Job", {}, {}, "has not completed"),
+        ("Job", {}, {"succeeded": 1}, ""),
+    ],
+)
+def test_state_of_a_workload(kind: str, spec: dict[str, Any], status: dict[str, Any], state: str) -> None:
+    item = {"kind": kind, "metadata": {"name": "one", "generation": 2}, "spec": spec, "status": status}
+    assert rollout.states([item]) == {f"{kind.lower()}/one": state}
+
+
+# What was left out
+
+
+def test_verify_says_what_was_left_out_instead_of_passing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        Check("signal", "one", "loki", ("loki",), lambda _evidence: "found"),
+        Check("via grafana", "two", "loki", ("loki", "grafana"), lambda _evidence: "found"),
+    ]
+    monkeypatch.setattr(run, "predict", lambda *_arguments: None)
+    fields = {name: "" for name in Target.__dataclass_fields__ if name not in ("without", "kube_context")}
+    whole = run.verify(Target(**fields), checks=made)
+    assert [(row.name, row.ok) for row in whole.rows] == [("one", True), ("two", True)]
+    report = run.verify(Target(**fields, without=frozenset({"grafana"})), checks=made)
+    assert [(row.name, row.ok) for row in report.rows] == [("one", True), ("grafana", None)]
+    assert report.rows[-1].detail == "left out (WITHOUT=grafana); not proved: two"
+    assert report.ok
+    nothing = run.verify(Target(**fields, without=frozenset({"loki"})), checks=made)
+    assert not nothing.ok
+    assert json.loads(json.dumps(report.as_json()))["rows"][-1]["ok"] is None
+
+
+def test_program_error_carries_the_last_line() -> None:
+    assert ProgramError("helm upgrade", "first\nlast\n").message == "`helm upgrade` failed: last"
+    assert ProgramError("helm upgrade", "").message == "`helm upgrade` failed: it said nothing"
+
+
+def test_plan_gives_each_image_its_pin(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = deploy.plan(kubernetes.load(), local.load())
+    name = "docker.io/otel/opentelemetry-collector-contrib"
+    assert planned.image_of(name, "ours:1").startswith(f"{name}:{planned.images['collector'].tag}@sha256:")
+    assert planned.image_of(deploy.SERVICE_IMAGE, "ours:1") == "ours:1"
+    monkeypatch.setenv("IMAGE_REGISTRY", "mirror.example.org/all")
+    monkeypatch.setenv("IMAGE_DIGESTS", "off")
+    mirrored = deploy.plan(kubernetes.load(), local.load())
+    tag = planned.images["collector"].tag
+    assert mirrored.image_of(name, "") == f"mirror.example.org/all/otel/opentelemetry-collector-contrib:{tag}"
+
+
+def test_dry_run_of_a_plan_names_how_the_image_gets_to_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert deploy._way(kubernetes.load()) == "loaded into the kind cluster"
+    monkeypatch.setenv("KUBE_CONTEXT", "cloud")
+    assert deploy._way(kubernetes.load()) == "expected on the nodes"
+    monkeypatch.setenv("IMAGE_LOADER", "minikube image load")
+    assert deploy._way(kubernetes.load()) == "given to the nodes by `minikube image load ARCHIVE`"
+    monkeypatch.setenv("IMAGE_REGISTRY", "registry.example.org")
+    assert deploy._way(kubernetes.load()) == "pushed to registry.example.org"
