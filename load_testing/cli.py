@@ -128,9 +128,10 @@ def _target(loaded: Settings) -> Target:
     grafana = up.credentials_file(loaded).exists() and not up.grafana_file(loaded).exists()
     here = target.local(loaded, credentials.Credentials(), grafana=grafana)
     names = ("service_url", "tempo_url", "grafana_url", "otlp_http_url")
-    return replace(
-        here, **{name: os.environ[name.upper()].rstrip("/") for name in names if os.environ.get(name.upper())}
-    )
+    given: dict[str, Any] = {
+        name: os.environ[name.upper()].rstrip("/") for name in names if os.environ.get(name.upper())
+    }
+    return replace(here, **given)
 
 
 def _checked(url: str) -> str:
