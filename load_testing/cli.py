@@ -5,7 +5,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from http import HTTPStatus
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import click
@@ -128,10 +128,8 @@ def _target(loaded: Settings) -> Target:
     grafana = up.credentials_file(loaded).exists() and not up.grafana_file(loaded).exists()
     here = target.local(loaded, credentials.Credentials(), grafana=grafana)
     names = ("service_url", "tempo_url", "grafana_url", "otlp_http_url")
-    given: dict[str, Any] = {
-        name: os.environ[name.upper()].rstrip("/") for name in names if os.environ.get(name.upper())
-    }
-    return replace(here, **given)
+    given: dict[str, Any] = {name: os.environ.get(name.upper(), "").rstrip("/") for name in names}
+    return replace(here, **{name: url for name, url in given.items() if url})
 
 
 def _checked(url: str) -> str:
