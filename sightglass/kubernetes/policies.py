@@ -15,7 +15,7 @@ from sightglass.settings import CANARY, SERVICE
 ANYWHERE = "anywhere"
 """Every pod and every address, inside the cluster or outside."""
 STORAGE = "storage"
-KUBE_STATE_METRICS, NODE_EXPORTER = "kube-state-metrics", "prometheus-node-exporter"
+KUBE_STATE_METRICS, NODE_EXPORTER = "kube-state-metrics", "node-exporter"
 KUBE_STATE_METRICS_PORT, NODE_EXPORTER_PORT = 8080, 9100
 API_SERVER = (443, 6443)
 KUBELET = 10250
