@@ -1,0 +1,260 @@
+"""`make deploy` on a real cluster: green, idempotent, exact in what it restarts, and clear about what it lacks."""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from sightglass import polling
+from sightglass import settings as names
+from sightglass.backends import Loki
+from sightglass.errors import UserError
+from sightglass.kubernetes import deploy, manifests, rollout
+from sightglass.kubernetes import settings as kubernetes
+from sightglass.kubernetes.place import APPLICATION, NODE, OBSERVABILITY
+from sightglass.kubernetes.programs import ProgramError
+from sightglass.kubernetes.releases import installed
+from sightglass.polling import NotYet
+from sightglass.verify.run import checks_of
+from sightglass.verify.signals import SECOND
+from tests.kubernetes.conftest import Cluster
+
+WAIT = 60.0
+
+
+def test_deploy_ends_with_every_row_green(cluster: Cluster) -> None:
+    assert cluster.first.returncode == 0, cluster.first.stdout
+    print(f"from images at hand to a green proof: {cluster.seconds:.0f} s")
+
+
+def test_verify_has_the_rows_of_one_machine_and_says_what_was_left_out(cluster: Cluster) -> None:
+    done = cluster.command("verify", "--target", "kind", "--json")
+    report = json.loads(done.stdout)
+    assert [row for row in report["rows"] if row["ok"] is False] == []
+    assert (done.returncode, report["ok"]) == (0, True)
+    without = set(cluster.environment["WITHOUT"].split(","))
+    assert {row["name"] for row in report["rows"] if row["ok"] is None} == without
+    with reached() as where:
+        expected = [check.name for check in checks_of(where) if not without & set(check.needs)]
+    assert [row["name"] for row in report["rows"] if row["ok"]] == expected
+    assert {"traces: pod and node", "logs: pod and node", "kubelet metrics", "events"} <= set(expected)
+
+
+@contextmanager
+def reached() -> Iterator[Any]:
+    with deploy.reached(kubernetes.load()) as where:
+        yield where
+
+
+def test_second_deploy_changes_nothing(cluster: Cluster) -> None:
+    before, revisions = cluster.pods(), installed(cluster.kubectl)
+    done = cluster.command("deploy")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"\d+ objects of ours: unchanged", done.stdout)
+    assert re.search(r"\d+ releases: unchanged", done.stdout)
+    assert cluster.pods() == before
+    assert installed(cluster.kubectl) == revisions
+
+
+def replaced(cluster: Cluster, **changes: str) -> set[str]:
+    """Workloads whose pods are others after a deploy with these variables."""
+    before = cluster.pods()
+    done = cluster.command("deploy", **changes)
+    assert done.returncode == 0, done.stdout
+    after = cluster.pods()
+    gone = {name for name, uid in before.items() if after.get(name) != uid}
+    known = (
+        "alertmanager",
+        "collector",
+        "loki",
+        "minio",
+        "prometheus",
+        "promtail",
+        "tempo",
+        names.SERVICE,
+        names.CANARY,
+    )
+    return {next(one for one in known if name.split("/")[1].startswith(one)) for name in gone}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("GRAFANA_URL", "https://grafana.example.org", {"prometheus"}),
+        ("SIGHTGLASS_ALERT_WEBHOOK_URL", "http://receiver.example.org/", {"alertmanager"}),
+    ],
+)
+def test_changed_configuration_restarts_exactly_what_reads_it(
+    cluster: Cluster, variable: str, value: str, expected: set[str]
+) -> None:
+    assert replaced(cluster, **{variable: value}) == expected
+    assert replaced(cluster) == expected
+
+
+def test_the_api_server_takes_every_object(cluster: Cluster) -> None:
+    objects = manifests.render()
+    cluster.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", "-", text=as_list(objects))
+    objects[-1]["spec"] = {"no_such_field": True}
+    with pytest.raises(ProgramError, match="no_such_field"):
+        cluster.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", text=as_list(objects[-1:]))
+
+
+def as_list(objects: list[Any]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+
+
+@pytest.mark.parametrize(("namespace", "refused"), [(APPLICATION, True), (OBSERVABILITY, True), (NODE, False)])
+def test_the_api_server_refuses_a_pod_that_is_not_restricted(cluster: Cluster, namespace: str, refused: bool) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "root", "namespace": namespace},
+        "spec": {"containers": [{"name": "root", "image": "any", "securityContext": {"runAsUser": 0}}]},
+    }
+    create = ("create", "--dry-run=server", "-f", "-")
+    if not refused:
+        cluster.kubectl(*create, text=json.dumps(pod))
+        return
+    with pytest.raises(ProgramError) as error:
+        cluster.kubectl(*create, text=json.dumps(pod))
+    assert "violates PodSecurity" in error.value.stderr
+
+
+# Pods' own output
+
+
+def printing(cluster: Cluster, script: str) -> str:
+    """Run a pod that prints; returns its name once it has ended."""
+    name = f"printing-{secrets.token_hex(4)}"
+    image = deploy.deployed(cluster.kubectl)
+    assert image
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": APPLICATION},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "printing",
+                    "image": image["service_image"],
+                    "command": ["python", "-c", script],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
+    }
+    cluster.kubectl("create", "-f", "-", text=json.dumps(pod))
+    cluster.kubectl(
+        "wait", f"pod/{name}", f"-n{APPLICATION}", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"
+    )
+    return name
+
+
+def test_lines_of_pods_arrive_whole_once_and_with_their_pod(cluster: Cluster) -> None:
+    mark = secrets.token_hex(8)
+    long = "x" * 40_000
+    script = (
+        f"import sys, traceback\nprint('{mark} plain')\nprint('{mark} {long}')\n"
+        f"try:\n    raise ValueError('{mark} raised')\nexcept ValueError:\n    traceback.print_exc()\n"
+    )
+    since = time.time_ns()
+    name = printing(cluster, script)
+    with reached() as where:
+        loki = Loki(where.loki_url)
+
+        def three() -> list[Any]:
+            query = f'{{k8s_namespace_name="{APPLICATION}", service_name="printing"}} |= "{mark}"'
+            found = loki.lines(query, start=since - 60 * SECOND, end=time.time_ns() + 60 * SECOND)
+            if len(found) != 3:
+                raise NotYet(f"{len(found)} records: {[item.line[:60] for item in found]}")
+            return found
+
+        lines = polling.until(three, timeout=WAIT, what="three records of the pod")
+        polling.stays(three, duration=2, what="three records and no more")
+    assert {line.labels["k8s_pod_name"] for line in lines} == {name}
+    assert all(line.labels["k8s_node_name"] for line in lines)
+    texts = sorted((line.line for line in lines), key=len)
+    assert texts[0] == f"{mark} plain"
+    assert texts[2] == f"{mark} {long}"
+    assert texts[1].startswith("Traceback (most recent call last):")
+    assert texts[1].rstrip().endswith(f"ValueError: {mark} raised")
+    cluster.kubectl("delete", "pod", name, f"-n{APPLICATION}", "--wait=false")
+
+
+# What goes wrong
+
+
+def repaired(cluster: Cluster) -> None:
+    done = cluster.command("deploy")
+    assert done.returncode == 0, done.stdout
+
+
+def explained(cluster: Cluster, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        rollout.wait(cluster.kubectl, timeout=WAIT, patience=2)
+
+
+def canary_memory(cluster: Cluster, amount: str) -> None:
+    both = (f"--requests=memory={amount}", f"--limits=memory={amount}")
+    cluster.kubectl("set", "resources", f"-n{APPLICATION}", "deployment/canary", *both)
+
+
+def test_missing_configuration_is_named_and_made_again(cluster: Cluster) -> None:
+    # Deleting a pod of a server would cost its memory; the canary has none.
+    cluster.kubectl("delete", "configmap", "canary-env", f"-n{APPLICATION}")
+    cluster.kubectl("delete", "pods", f"-n{APPLICATION}", "-l", "app.kubernetes.io/name=canary")
+    explained(cluster, r'canary-\S+ cannot start \(configmap "canary-env" not found\): `make deploy` makes')
+    repaired(cluster)
+
+
+def test_image_that_cannot_be_pulled_is_named(cluster: Cluster) -> None:
+    cluster.kubectl("set", "image", f"-n{APPLICATION}", "deployment/canary", "canary=registry.invalid/none:1")
+    explained(cluster, r"The image of canary-\S+, registry.invalid/none:1, cannot be pulled: check the registry")
+    repaired(cluster)
+
+
+def test_pod_that_finds_no_room_says_what_is_too_little(cluster: Cluster) -> None:
+    cluster.kubectl(
+        "set", "resources", f"-n{APPLICATION}", "deployment/canary", "--requests=memory=900Gi", "--limits=memory=900Gi"
+    )
+    explained(cluster, r"canary-\S+ finds no node: too little memory is left .*WITHOUT=grafana")
+    repaired(cluster)
+
+
+def test_pod_killed_for_lack_of_memory_says_which_limit_to_raise(cluster: Cluster) -> None:
+    cluster.kubectl(
+        "set", "resources", f"-n{APPLICATION}", "deployment/canary", "--requests=memory=12Mi", "--limits=memory=12Mi"
+    )
+    explained(cluster, r"canary-\S+ was killed for lack of memory \d+ times: raise its memory limit \(in manifests/\)")
+    repaired(cluster)
+
+
+def test_wrong_storage_class_is_named(cluster: Cluster) -> None:
+    done = cluster.command("deploy", STORAGE_CLASS="no-such-class")
+    assert done.returncode == 2
+    assert "The cluster has no StorageClass 'no-such-class': set STORAGE_CLASS to one of its own (" in done.stdout
+
+
+def test_half_installed_release_says_how_to_go_on_and_that_works(cluster: Cluster) -> None:
+    """As an interrupted upgrade leaves it: a revision more, which is pending."""
+    release = installed(cluster.kubectl)["promtail"]
+    (kept,) = cluster.kubectl.get("secret", f"sh.helm.release.v1.promtail.v{release.revision}", f"-n{NODE}")
+    meta = kept["metadata"]
+    labels = {**meta["labels"], "version": str(release.revision + 1), "status": "pending-upgrade"}
+    name = f"sh.helm.release.v1.promtail.v{release.revision + 1}"
+    pending = {**kept, "metadata": {"name": name, "namespace": NODE, "labels": labels}}
+    cluster.kubectl("create", "-f", "-", text=json.dumps(pending))
+    done = cluster.command("deploy")
+    assert done.returncode == 2
+    match = re.search(r"Release promtail is half installed \(pending-upgrade\): run `([^`]+)`", done.stdout)
+    assert match, done.stdout
+    cluster.kubectl("delete", "secret", name, f"-n{NODE}")
+    repaired(cluster)
