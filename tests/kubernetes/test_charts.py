@@ -370,12 +370,18 @@ def _requests(values: Any) -> list[dict[str, str]]:
     return [*own, *(found for value in values.values() for found in _requests(value))]
 
 
+def _fits(asked: list[dict[str, str]]) -> bool:
+    cores, memory = (sum(checks.quantity(found[kind]) for found in asked) for kind in ("cpu", "memory"))
+    return cores <= LIMIT_CORES and memory <= LIMIT_BYTES
+
+
 def test_together_they_ask_for_little() -> None:
     asked = [_requests(_values(chart.release)) for chart in RELEASES]
     assert [len(found) for found in asked] == [1] * len(RELEASES)
     flat = [found for (found,) in asked]
-    assert sum(checks.quantity(found["cpu"]) for found in flat) <= LIMIT_CORES
-    assert sum(checks.quantity(found["memory"]) for found in flat) <= LIMIT_BYTES
+    assert _fits(flat)
+    assert not _fits([*flat, {"cpu": "500m", "memory": "1Mi"}])
+    assert not _fits([*flat, {"cpu": "1m", "memory": "1.5Gi"}])
 
 
 def test_every_image_is_used_and_pinned() -> None:
@@ -399,11 +405,35 @@ def test_every_release_has_values_and_a_place() -> None:
 
 
 def test_values_agree_with_the_place() -> None:
-    assert _values("minio")["environment"]["MINIO_REGION"] == names.S3_REGION
     assert _values("kube-state-metrics")["namespaces"].split(",") == list(NAMESPACES)
     assert _values("promtail")["config"]["serverPort"] == PLACE.port("promtail_http")
     server = _values("loki")["loki"]["server"]
     assert server == {"http_listen_port": PLACE.port("loki_http"), "grpc_listen_port": PLACE.port("loki_grpc")}
+
+
+class _Programs(dict[str, Path]):
+    """A path for every program."""
+
+    def __missing__(self, name: str) -> Path:
+        return Path(name)
+
+
+def test_servers_are_started_as_on_one_machine() -> None:
+    """But for addresses and folders, which the charts set themselves."""
+    local = {c.name: c for c in components.build(names.load(), Credentials(), _Programs(), None)}
+    places = re.compile(r"--(config.file|storage.path|storage.tsdb.path|web.listen-address)=")
+
+    def flags(name: str) -> set[str]:
+        return {flag for flag in local[name].command[1:] if not places.match(flag)}
+
+    server = _values("prometheus")["server"]
+    retention = f"--storage.tsdb.retention.time={server['retention']}"
+    assert {retention, *(f"--{flag}" for flag in server["extraFlags"])} == flags("prometheus")
+    extra = {f"--{flag}={value}" for flag, value in _values("alertmanager")["extraArgs"].items()}
+    assert {flag for flag in extra if not places.match(flag)} == flags("alertmanager")
+    secret = {"MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"}
+    environment = {name: value for name, value in local["minio"].environment.items() if name not in secret}
+    assert _values("minio")["environment"] == environment
 
 
 def test_kube_state_metrics_offers_what_dashboards_ask_for() -> None:
