@@ -119,7 +119,7 @@ def _room(message: str) -> str:
         if f"Insufficient {resource}" in message:
             return (
                 f"too little {resource} is left ({said}): give the cluster more, lower the requests in "
-                "helm-config/*/values.yaml, or leave a server out, such as WITHOUT=grafana."
+                "the values in helm-config/, or leave a server out, such as WITHOUT=grafana."
             )
     if "PersistentVolumeClaim" in message or "persistent volume" in message:
         return (
