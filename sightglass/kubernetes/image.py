@@ -168,7 +168,8 @@ def build(folder: Path, image: str, base: str, console: Console) -> None:
             ) from None
     # Without a value the engine takes it from the environment: an index with a password stays off the command line.
     passed = [f"--build-arg={name}" for name in BUILD_VARIABLES if os.environ.get(name)]
-    command = ["build", f"--tag={image}", f"--build-arg=BASE_IMAGE={base}", *passed, str(folder)]
+    # Without BuildKit, a failed step would leave its container.
+    command = ["build", "--force-rm", f"--tag={image}", f"--build-arg=BASE_IMAGE={base}", *passed, str(folder)]
     try:
         _follow(command, console, f"building {image}")
     except _CommandError as error:

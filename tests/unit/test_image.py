@@ -299,4 +299,4 @@ def test_an_image_that_is_there_is_not_built_again(fake: Engine, store: Path, mo
     assert "\nbuild " not in calls.read_text()
     fake(f'case "$*" in *inspect*{name}) exit 1;; esac')
     assert image.ensure(store, environment.load(), console) == name
-    assert f"\nbuild --tag={name} " in calls.read_text()
+    assert f"\nbuild --force-rm --tag={name} " in calls.read_text()
