@@ -113,6 +113,7 @@ class LocalPlace:
     listen: str = HOST
     advertise: str = HOST
     platform_processor: str = "transform/platform"
+    many_nodes: bool = False
 
     @property
     def environment(self) -> str:

@@ -20,6 +20,8 @@ SCRAPED: Mapping[str, str] = {
     "promtail": "promtail_http",
 }
 """Servers that Prometheus scrapes itself without credentials, with the port of each."""
+ON_EVERY_NODE = ("promtail",)
+"""Of these a cluster has one a node, which no single address finds: there the Collector looks for the pods."""
 
 
 class Place(Protocol):
@@ -40,6 +42,10 @@ class Place(Protocol):
     @property
     def platform_processor(self) -> str:
         """The Collector's processor that knows where a signal comes from."""
+
+    @property
+    def many_nodes(self) -> bool:
+        """Whether some programs run once on every node."""
 
     @property
     def runbooks_url(self) -> str:
@@ -129,8 +135,9 @@ def prometheus(place: Place) -> dict[str, str]:
 
 def prometheus_targets(place: Place) -> dict[str, str]:
     """Text of the targets files that ``prometheus.yaml`` names, by file name."""
+    left = ON_EVERY_NODE if place.many_nodes else ()
     files = {
-        "servers.targets.yaml": SCRAPED,
+        "servers.targets.yaml": {name: port for name, port in SCRAPED.items() if name not in left},
         "minio.targets.yaml": {"minio": "minio"},
         "alertmanagers.targets.yaml": {"alertmanager": "alertmanager"},
     }

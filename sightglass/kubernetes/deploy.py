@@ -209,6 +209,7 @@ def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any],
     }
     manifests.with_environment(objects, attributes)
     manifests.with_deployment_attribute(objects, place.environment)
+    manifests.without_targets(objects, planned.settings.left_out)
     manifests.with_receivers(objects, planned.local)
     if planned.settings.storage_class:
         manifests.with_storage_class(objects, planned.settings.storage_class)

@@ -18,8 +18,8 @@ MANIFESTS = REPOSITORY / "manifests"
 _HELM_CONFIG = REPOSITORY / "helm-config"
 _CLUSTER_METRICS = {
     # Asked for by the Collector's second file, which only a cluster has.
-    "KUBE_STATE_METRICS_TARGET": f"kube-state-metrics.{OBSERVABILITY}.svc:{policies.KUBE_STATE_METRICS_PORT}",
-    "NODE_EXPORTER_NAMESPACE": NODE,
+    "OBSERVABILITY_NAMESPACE": OBSERVABILITY,
+    "NODE_NAMESPACE": NODE,
     "KUBELET_TOKEN_FILE": "/var/run/secrets/kubernetes.io/serviceaccount/token",
 }
 _HEAD = "# Written by `make generate`."

@@ -51,6 +51,17 @@ def with_deployment_attribute(objects: list[Object], environment: str) -> None:
             data[_ATTRIBUTES] = ",".join(f"{name}={value}" for name, value in given.items())
 
 
+def without_targets(objects: list[Object], left_out: frozenset[str]) -> None:
+    """Take what was left out from Prometheus' targets: it is not down, it is not there."""
+    for found in objects:
+        if (found["kind"], found["metadata"]["name"]) == ("ConfigMap", "prometheus-config"):
+            for name in (name for name in found["data"] if name.endswith(".targets.yaml")):
+                groups = yaml.safe_load(found["data"][name])
+                kept = [group for group in groups if group["labels"]["service_name"] not in left_out]
+                if kept != groups:
+                    found["data"][name] = yaml.safe_dump(kept, sort_keys=False)
+
+
 def with_storage_class(objects: list[Object], name: str) -> None:
     """Take volumes of this class."""
     for found in objects:

@@ -40,6 +40,7 @@ class ClusterPlace:
     # All parts of a program are in one pod.
     advertise: str = HOST
     platform_processor: str = "k8s_attributes"
+    many_nodes: bool = True
     dashboards: str = "/var/lib/grafana/dashboards"
 
     def port(self, name: str) -> int:

@@ -49,6 +49,7 @@ ARROWS = (
     _arrow("collector", "loki", "loki_http"),
     _arrow("collector", "prometheus", "prometheus"),
     Arrow("collector", KUBE_STATE_METRICS, (KUBE_STATE_METRICS_PORT,)),
+    _arrow("collector", "promtail", "promtail_http"),
     Arrow("collector", NODE_EXPORTER, (NODE_EXPORTER_PORT,)),
     # Pods' names, events, and what the kubelet knows of its node.
     Arrow("collector", ANYWHERE, (*API_SERVER, KUBELET)),
@@ -59,7 +60,6 @@ ARROWS = (
     _arrow("prometheus", "alertmanager", "alertmanager"),
     _arrow("prometheus", "loki", "loki_http"),
     _arrow("prometheus", "tempo", "tempo_http"),
-    _arrow("prometheus", "promtail", "promtail_http"),
     _arrow("prometheus", "minio", "minio"),
     _arrow("alertmanager", "collector", "collector_alerts"),
     _arrow("grafana", "loki", "loki_http"),

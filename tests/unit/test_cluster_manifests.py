@@ -98,7 +98,7 @@ OWN = {
         *("GF_PATHS_PROVISIONING", "GF_SECURITY_ADMIN_PASSWORD"),
     },
 }
-ONLY_IN_A_CLUSTER = {"collector": {"KUBE_STATE_METRICS_TARGET", "NODE_EXPORTER_NAMESPACE", "KUBELET_TOKEN_FILE"}}
+ONLY_IN_A_CLUSTER = {"collector": {"OBSERVABILITY_NAMESPACE", "NODE_NAMESPACE", "KUBELET_TOKEN_FILE"}}
 SECRETS = {"loki": "loki-s3", "tempo": "tempo-s3"}
 NAMES = ("loki", "tempo", "promtail", "prometheus", "grafana", "collector", settings.SERVICE, settings.CANARY)
 
@@ -133,6 +133,17 @@ def test_every_rule_and_dashboard_is_in_its_kustomization() -> None:
     assert {file.name for file in (HELM_CONFIG / "prometheus").glob("*.rules.yaml")} <= files
     boards = yaml.safe_load((REPOSITORY / "dashboards" / "kustomization.yaml").read_text())
     assert set(boards["configMapGenerator"][0]["files"]) == {f"json/{f.name}" for f in components.DASHBOARDS.iterdir()}
+
+
+def test_what_was_left_out_is_no_target_that_is_down(objects: list[Object]) -> None:
+    mine = copy.deepcopy(objects)
+    manifests.without_targets(mine, frozenset({"loki", "minio"}))
+    before, after = configmaps(objects)["prometheus-config"], configmaps(mine)["prometheus-config"]
+    assert "loki" in before["servers.targets.yaml"]
+    assert "loki" not in after["servers.targets.yaml"]
+    assert yaml.safe_load(after["minio.targets.yaml"]) == []
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"servers.targets.yaml", "minio.targets.yaml"}
 
 
 # Valid and restricted

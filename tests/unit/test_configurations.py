@@ -15,10 +15,12 @@ from ml_telemetry import signals
 from sightglass import build, components, credentials, settings
 from sightglass.components import Component
 from sightglass.grafana import GrafanaHome
+from sightglass.kubernetes import generated
 from sightglass.servers import SERVERS_DIR
 from sightglass.settings import PORTS, REPOSITORY
 
 HELM_CONFIG = REPOSITORY / "helm-config"
+CLUSTER_CONFIG = components.COLLECTOR_CONFIG.with_name("kubernetes.yaml")
 Checker = Callable[[Path], list[str]]
 
 
@@ -97,6 +99,99 @@ def test_checker_refuses_a_broken_configuration(
     assert reason in done.stdout + done.stderr
 
 
+@pytest.fixture
+def in_cluster(tmp_path: Path) -> dict[str, str]:
+    """The Collector's environment in a pod, with a token that is at hand."""
+    lines = generated.files()[CLUSTER_CONFIG.with_name(generated.ENVIRONMENT)].splitlines()
+    token = tmp_path / "token"
+    token.touch()
+    pod = {"POD_UID": "3f8d2c1a-6b7e-4f50-9a1b-2c3d4e5f6071", "KUBE_NODE_NAME": "node1"}
+    return dict(line.split("=", 1) for line in lines if "=" in line) | pod | {"KUBELET_TOKEN_FILE": str(token)}
+
+
+def validate(otelcol: Path, environment: dict[str, str], *files: Path) -> str:
+    """What the Collector says against the files, nothing if it takes them."""
+    command = [str(otelcol), "validate", *(f"--config={file}" for file in files)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    said = done.stdout + done.stderr
+    assert (done.returncode == 0) == (said == "")
+    return said
+
+
+def test_collector_takes_both_files_in_a_cluster(
+    programs: dict[str, Path], in_cluster: dict[str, str], tmp_path: Path
+) -> None:
+    native = components.COLLECTOR_CONFIG
+    assert validate(programs["otelcol"], in_cluster, native, CLUSTER_CONFIG) == ""
+    assert 'references processor "k8s_attributes" which is not configured' in validate(
+        programs["otelcol"], in_cluster, native
+    )
+    misspelt = in_cluster | {"PLATFORM_PROCESSOR": "no_such_processor"}
+    assert "no_such_processor" in validate(programs["otelcol"], misspelt, native, CLUSTER_CONFIG)
+    broken = tmp_path / CLUSTER_CONFIG.name
+    broken.write_text(CLUSTER_CONFIG.read_text().replace("role: node", "role: nodes"))
+    assert 'unknown Kubernetes SD role "nodes"' in validate(programs["otelcol"], in_cluster, native, broken)
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """Paths of everything in nested mappings that is no mapping itself."""
+    if not isinstance(value, dict) or not value:
+        return {path}
+    return {leaf for key, inner in value.items() for leaf in leaves(inner, (*path, key))}
+
+
+def components_of(configuration: dict[str, Any]) -> set[tuple[str, ...]]:
+    """Kind and name of each component, and of each pipeline."""
+    parts = {kind: section for kind, section in configuration.items() if kind != "service"}
+    parts["pipelines"] = configuration["service"]["pipelines"]
+    return {(kind, name) for kind, section in parts.items() for name in section}
+
+
+def test_second_file_of_the_collector_only_adds() -> None:
+    native, cluster = load(components.COLLECTOR_CONFIG), load(CLUSTER_CONFIG)
+    assert set(cluster["service"]) == {"pipelines"}
+    assert components_of(cluster) & components_of(native) == set()
+    assert leaves(cluster) & leaves(native) == set()
+    # The test sees what is written twice.
+    twice = {"processors": native["processors"], "service": {"pipelines": {}}}
+    assert ("processors", "memory_limiter") in components_of(twice) & components_of(native)
+    assert ("processors", "memory_limiter", "check_interval") in leaves(twice) & leaves(native)
+
+
+def test_each_pipeline_of_what_others_send_asks_the_platform_before_it_fills_in_defaults() -> None:
+    pipelines = load(components.COLLECTOR_CONFIG)["service"]["pipelines"]
+    platform = "${env:PLATFORM_PROCESSOR}"
+    # What is counted has its origin from what it was counted of, the map has two, and the host has no pod.
+    without = {"metrics/counts", "metrics/service_graph", "metrics/host"}
+    assert {name for name, pipeline in pipelines.items() if platform not in pipeline["processors"]} == without
+    for name in pipelines.keys() - without:
+        order = pipelines[name]["processors"]
+        assert order.index(platform) < order.index("resource/deployment"), name
+    # By its connection a line would be Promtail's.
+    order = pipelines["logs"]["processors"]
+    assert order.index("groupbyattrs/service") < order.index(platform)
+
+
+def kept_by(job: dict[str, Any]) -> set[str]:
+    """Names of the metrics that a scrape keeps."""
+    (rule,) = [rule for rule in job["metric_relabel_configs"] if rule.get("action") == "keep"]
+    assert rule["source_labels"][0] == "__name__"
+    match = re.fullmatch(r"[(]([a-zA-Z_|]+)[)](;[.][+])?", rule["regex"])
+    assert match is not None, rule["regex"]
+    return set(match[1].split("|"))
+
+
+def test_collector_scrapes_of_a_cluster_exactly_what_is_asked_for() -> None:
+    jobs = load(CLUSTER_CONFIG)["receivers"]["prometheus/cluster"]["config"]["scrape_configs"]
+    kept = {job["job_name"]: kept_by(job) for job in jobs}
+    texts = [file.read_text() for file in sorted(components.DASHBOARDS.glob("*.json"))]
+    texts += [file.read_text() for file in (HELM_CONFIG / "prometheus").glob("*.rules.yaml")]
+    name = r"\b(?:kube_|kubelet_|container_|node_)[a-zA-Z_]+"
+    assert set().union(*kept.values()) == {found for text in texts for found in re.findall(name, text)}
+    chart = load(HELM_CONFIG / "kube-state-metrics" / "values.yaml")
+    assert set(chart["metricAllowlist"]) == kept["kube-state-metrics"]
+
+
 def test_rules_pass_promtool(programs: dict[str, Path], tmp_path: Path) -> None:
     files = sorted((HELM_CONFIG / "prometheus").glob("*.rules.yaml"))
     command = [str(programs["promtool"]), "check", "rules", "--lint-fatal"]
@@ -116,6 +211,11 @@ def variables(text: str) -> set[str]:
     return set(re.findall(r"\$\{(?:env:)?([A-Z0-9_]+)\}", code))
 
 
+def test_cluster_gives_the_collector_exactly_what_both_files_ask_for(in_cluster: dict[str, str]) -> None:
+    asked = variables(components.COLLECTOR_CONFIG.read_text()) | variables(CLUSTER_CONFIG.read_text())
+    assert set(in_cluster) == asked
+
+
 @pytest.mark.parametrize("name", ["loki", "tempo", "promtail", "collector"])
 def test_environment_gives_exactly_what_the_file_asks_for(name: str, planned: dict[str, Component]) -> None:
     file = CHECKERS[name][0]
@@ -126,6 +226,7 @@ def test_environment_gives_exactly_what_the_file_asks_for(name: str, planned: di
 
 def test_no_native_file_holds_an_address_or_a_port() -> None:
     files = [file for file, _, _ in CHECKERS.values()] + sorted(HELM_CONFIG.rglob("datasources.yaml"))
+    files.append(CLUSTER_CONFIG)
     numbers = "|".join(str(port.default) for port in PORTS)
     for file in files:
         found = re.findall(rf"127\.0\.0\.1|(?<![\d.])(?:{numbers})(?![\d.])", file.read_text())
@@ -153,9 +254,9 @@ def test_loki_indexes_few_labels_and_no_identifier() -> None:
 
 def test_collector_keeps_only_attributes_of_the_contract() -> None:
     text = components.COLLECTOR_CONFIG.read_text()
-    (kept,) = re.findall(r'keep_matching_keys\(log\.attributes, "\^\((.*)\)\$"\)', text)
+    (kept,) = re.findall(r'keep_matching_keys\(log\.cache, "\^\((.*)\)\$"\)', text)
     names = {attribute.name for attribute in signals.attributes()} | {"event.name"}
-    pattern = re.compile(kept.replace("service_name|", ""))
+    pattern = re.compile(kept)
     searchable = {name for name in names if pattern.fullmatch(name)}
     assert searchable == {
         *("event.name", "error.type", "ml.prediction.id", "ml.request.id"),
@@ -164,7 +265,7 @@ def test_collector_keeps_only_attributes_of_the_contract() -> None:
 
 
 def test_collector_is_built_of_exactly_what_its_configuration_uses() -> None:
-    configuration = load(components.COLLECTOR_CONFIG)
+    configurations = [load(components.COLLECTOR_CONFIG), load(CLUSTER_CONFIG)]
     manifest = load(SERVERS_DIR / "collector" / "builder.yaml")
     kinds = {
         "receivers": "receiver",
@@ -176,7 +277,7 @@ def test_collector_is_built_of_exactly_what_its_configuration_uses() -> None:
     # Where the module is not called like the type: typeprefix without underscores, plus the kind.
     modules = {"otlp_grpc": "otlpexporter", "otlp_http": "otlphttpexporter", "file_storage": "filestorage"}
     for section, kind in kinds.items():
-        types = {name.split("/")[0] for name in configuration.get(section, {})}
+        types = {name.split("/")[0] for each in configurations for name in each.get(section, {})}
         used = {modules.get(name, name.replace("_", "") + kind) for name in types}
         built = {entry["gomod"].split(" ")[0].rsplit("/", 1)[-1] for entry in manifest.get(section, [])}
         assert built == used, section
@@ -184,7 +285,8 @@ def test_collector_is_built_of_exactly_what_its_configuration_uses() -> None:
 
 def test_every_pipeline_limits_memory_first_and_every_exporter_queues_on_disk() -> None:
     configuration = load(components.COLLECTOR_CONFIG)
-    for name, pipeline in configuration["service"]["pipelines"].items():
+    pipelines = configuration["service"]["pipelines"] | load(CLUSTER_CONFIG)["service"]["pipelines"]
+    for name, pipeline in pipelines.items():
         assert pipeline["processors"][0] == "memory_limiter", name
     for name, exporter in configuration["exporters"].items():
         assert exporter["sending_queue"]["storage"] == "file_storage/queue", name
