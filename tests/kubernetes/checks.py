@@ -1,6 +1,7 @@
 """What must hold for the objects of every release; each check returns what it finds wrong, in words."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import kubernetes_validate
@@ -45,6 +46,21 @@ def labels(objects: list[Object]) -> list[str]:
             for name, value in (metadata.get("labels") or {}).items():
                 if not _LABEL.fullmatch(str(value)):
                     found.append(f"{item['kind']}: label {name} is {value!r}")
+    return found
+
+
+def duplicates(objects: list[Object]) -> list[str]:
+    """Entries of a list with the same key, which the API server refuses when Helm applies them on its side."""
+    found: list[str] = []
+    for item in objects:
+        lists = [("port", item["spec"]["ports"], ("port", "protocol"))] if item["kind"] == "Service" else []
+        for container in containers(item["spec"]["template"]["spec"]) if item["kind"] in WORKLOADS else []:
+            lists.append(("variable", container.get("env", []), ("name",)))
+            lists.append(("port", container.get("ports", []), ("containerPort", "protocol")))
+            lists.append(("mount", container.get("volumeMounts", []), ("mountPath",)))
+        for kind, entries, keys in lists:
+            seen = Counter(tuple(entry.get(key, "TCP") for key in keys) for entry in entries)
+            found += [f"{kind} {key[0]} stands {times} times" for key, times in seen.items() if times > 1]
     return found
 
 

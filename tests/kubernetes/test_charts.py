@@ -110,6 +110,7 @@ def ours() -> dict[tuple[str, str, str], set[str]]:
 def test_it_is_what_kubernetes_takes(objects: list[Object]) -> None:
     assert checks.schema(objects) == []
     assert checks.labels(objects) == []
+    assert checks.duplicates(objects) == []
 
 
 def test_it_is_one_workload_with_a_service_of_its_name(chart: Chart, objects: list[Object]) -> None:
@@ -266,6 +267,7 @@ def _all(item: Object) -> dict[str, Any]:
     return {
         "schema": checks.schema(objects),
         "labels": checks.labels(objects),
+        "duplicates": checks.duplicates(objects),
         "security": sorted(checks.pod_security(_pod(item))),
         "token": ["a token"] if checks.token(objects) else [],
         "resources": checks.resources(objects),
@@ -283,6 +285,11 @@ TWINS: dict[str, tuple[Callable[[Object], object], str, str]] = {
         lambda o: o["spec"]["template"]["metadata"]["labels"].update(v="x" * 64),
         "labels",
         "xxx",
+    ),
+    "a variable twice": (
+        lambda o: _container(o)["env"].append({"name": "GOMEMLIMIT", "value": "1MiB"}),
+        "duplicates",
+        "GOMEMLIMIT stands 2 times",
     ),
     "the node's network": (lambda o: _pod(o).update(hostNetwork=True), "security", "hostNetwork"),
     "a folder of the node": (
