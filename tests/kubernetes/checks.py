@@ -53,7 +53,9 @@ def duplicates(objects: list[Object]) -> list[str]:
     """Entries of a list with the same key, which the API server refuses when Helm applies them on its side."""
     found: list[str] = []
     for item in objects:
-        lists = [("port", item["spec"]["ports"], ("port", "protocol"))] if item["kind"] == "Service" else []
+        lists: list[tuple[str, list[Object], tuple[str, ...]]] = []
+        if item["kind"] == "Service":
+            lists.append(("port", item["spec"]["ports"], ("port", "protocol")))
         for container in containers(item["spec"]["template"]["spec"]) if item["kind"] in WORKLOADS else []:
             lists.append(("variable", container.get("env", []), ("name",)))
             lists.append(("port", container.get("ports", []), ("containerPort", "protocol")))
