@@ -179,6 +179,11 @@ def build(folder: Path, image: str, base: str, console: Console) -> None:
                 f"needs a certificate of its own, set BASE_IMAGE to an image that has it. pip said:\n{error}"
             ) from None
         raise UserError(f"{image} could not be built. {engine()} said:\n{error}") from None
+    if not exists(image):
+        raise UserError(
+            f"{image} was built, but {engine()} does not have it, because another builder is selected: "
+            "`docker buildx use default` selects its own."
+        )
 
 
 def _follow(arguments: Sequence[str], console: Console, label: str) -> None:
