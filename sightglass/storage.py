@@ -17,6 +17,7 @@ from minio import Minio
 from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException, S3Error, ServerError
 from minio.minioadmin import MinioAdmin
+from urllib3.exceptions import HTTPError
 
 from sightglass import credentials, polling, settings
 from sightglass.credentials import Credentials, S3User
@@ -26,6 +27,8 @@ _READ = ("s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation")
 _WRITE = ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts")
 START_TIMEOUT = 30.0
 """Seconds that MinIO may refuse requests after it said that it is ready."""
+JOB_TIMEOUT = 300.0
+"""The same for the Job of a cluster, which is there before MinIO is."""
 TOKEN_LIFETIME = 10 * 365 * 24 * 3600
 """Seconds that the token for MinIO's own metrics is good for; it is made anew with every start."""
 
@@ -75,12 +78,12 @@ def _users(credentials: Credentials) -> dict[str, S3User]:
     return {name: getattr(credentials, name) for name in POLICIES}
 
 
-def provision(endpoint: str, credentials: Credentials) -> None:
-    """Create the buckets, policies and users at ``host:port`` that are not there yet."""
+def provision(endpoint: str, credentials: Credentials, *, timeout: float = START_TIMEOUT) -> None:
+    """Create the buckets, policies and users at ``host:port`` that are not there yet; MinIO has ``timeout`` seconds."""
     users = _users(credentials)
     root = client(endpoint, credentials.root)
     try:
-        polling.until(lambda: _make_buckets(root), timeout=START_TIMEOUT, what=f"MinIO at {endpoint} to take requests")
+        polling.until(lambda: _make_buckets(root), timeout=timeout, what=f"MinIO at {endpoint} to take requests")
     except polling.DeadlineError as error:
         raise UserError(f"{error}. See `make logs NAME=minio`.") from None
     except S3Error as error:
@@ -106,8 +109,8 @@ def _make_buckets(root: Minio) -> None:
         for bucket in BUCKETS:
             if not root.bucket_exists(bucket_name=bucket):
                 root.make_bucket(bucket_name=bucket)
-    except ServerError as error:
-        # On a busy machine MinIO says that it is ready a moment before it is.
+    except (ServerError, HTTPError) as error:
+        # On a busy machine MinIO says that it is ready a moment before it is; in a cluster it may not have begun.
         raise polling.NotYet(str(error)) from None
 
 
@@ -131,7 +134,7 @@ def main() -> None:
     except KeyError as missing:
         sys.exit(f"{missing} is not set: `make deploy` starts this Job with all that it needs.")
     try:
-        provision(endpoint, credentials.from_json(text))
+        provision(endpoint, credentials.from_json(text), timeout=JOB_TIMEOUT)
     except (UserError, ValueError) as error:
         sys.exit(str(error))
     print(f"Buckets {', '.join(BUCKETS)} and users {', '.join(POLICIES)} are set at {endpoint}.")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import tempfile
 import time
@@ -133,9 +134,8 @@ def deploy(planned: Plan, console: Console) -> Report:
     objects, secret_objects = _objects(planned, kept, service)
     changed = _apply(planned, objects, secret_objects, service)
     say(f"{len(objects) + len(secret_objects)} objects of ours: {_summary(changed)}")
-    with tempfile.TemporaryDirectory() as folder:
-        wanted = list(_wanted(planned, objects, secret_objects, Path(folder)))
-        done = releases.install(settings.context, wanted, known, say)
+    wanted = list(_wanted(planned, objects, secret_objects))
+    done = releases.install(settings.context, wanted, known, say)
     say(f"{len(wanted)} releases: {_summary(done)}")
     with console.status("waiting for pods"):
         rollout.wait(kubectl, report=lambda name: say(f"{name} is ready"))
@@ -241,11 +241,13 @@ def _forget_other_job(kubectl: Kubectl, service: str) -> None:
             kubectl("delete", "job", "storage", f"--namespace={OBSERVABILITY}")
 
 
-def _wanted(planned: Plan, objects: list[Any], secret_objects: list[Any], folder: Path) -> Iterator[Wanted]:
+def _wanted(planned: Plan, objects: list[Any], secret_objects: list[Any]) -> Iterator[Wanted]:
     """Each release with the sum over what its pods read."""
     settings = planned.settings
     charts_dir = settings.charts_dir
     if charts_dir is not None:
+        folder = planned.local.run_dir / "charts"
+        shutil.rmtree(folder, ignore_errors=True)
         charts_dir = charts.usable(planned.charts, charts_dir, folder)
     known = manifests.contents([*objects, *secret_objects])
     for chart in planned.charts:

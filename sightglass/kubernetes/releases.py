@@ -55,9 +55,12 @@ class Wanted:
     @cached_property
     def inputs(self) -> str:
         """Sum over the arguments, our values and, where it is a folder or an archive, the chart itself."""
-        total = hashlib.sha256("\0".join(self.arguments).encode())
-        source = Path(self.arguments[1])
+        release, location, *rest = self.arguments
+        source = Path(location)
         files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+        # What is in a folder counts, not where it is.
+        words = [release, *([] if files else [location]), *rest]
+        total = hashlib.sha256("\0".join(words).encode())
         for file in [self.chart.values, *files]:
             total.update(file.read_bytes())
         # A label's value has at most 63 characters.
