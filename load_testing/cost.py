@@ -1,0 +1,346 @@
+"""What a thousand predictions cost each server, measured on the running stack: ``make cost``.
+
+One run: everything is flushed, an idle time shows what the stack does by itself, then there is load, and everything is
+flushed again. Each figure is the growth of a counter of the server that did the work, less what it would have grown in
+an idle time of that length, divided by the predictions that were counted meanwhile. `docs/scaling.md` calculates with
+these figures.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import click
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+
+from ml_telemetry import signals
+from sightglass import backends, credentials, polling, settings, supervise, tables, target, up
+from sightglass.errors import UserError
+from sightglass.polling import DeadlineError, NotYet
+from sightglass.settings import LOKI_BUCKET, REPOSITORY, SERVICE, TEMPO_BUCKET, Settings
+from sightglass.target import Target
+from sightglass.verify.signals import PREDICTIONS
+
+THOUSAND: Final = 1_000
+LOOK: Final = 1.0
+"""Seconds between two looks at what is only there for a moment."""
+SETTLE: Final = 8.0
+"""Seconds that a number must stay as it is to count as final: longer than any batch or scrape waits."""
+TIMEOUT: Final = 120.0
+QUEUE: Final = "otelcol_exporter_queue_size"
+HEAD: Final = "prometheus_tsdb_head_series"
+COMPACTED: Final = "meta.compacted.json"
+"""Lies in a block of Tempo's that is in another one by now and will be deleted."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A number that only grows, in the metrics of a server."""
+
+    name: str
+    server: str
+    metric: str
+
+
+COUNTERS: Final = (
+    Counter("log lines, read by Promtail", "promtail", "promtail_read_lines_total"),
+    Counter("log lines, taken by Loki", "loki", "loki_distributor_lines_received_total"),
+    Counter("bytes of log lines, taken by Loki", "loki", "loki_distributor_bytes_received_total"),
+    Counter("spans, taken by Tempo", "tempo", "tempo_distributor_spans_received_total"),
+    Counter("bytes of spans, taken by Tempo", "tempo", "tempo_distributor_bytes_received_total"),
+    Counter("samples, stored by Prometheus", "prometheus", "prometheus_tsdb_head_samples_appended_total"),
+    Counter("exemplars, stored by Prometheus", "prometheus", "prometheus_tsdb_exemplar_exemplars_appended_total"),
+    Counter("bytes of Prometheus' write-ahead log", "prometheus", "prometheus_tsdb_wal_storage_size_bytes"),
+)
+STORED: Final = {
+    "bytes of chunks in the bucket loki": LOKI_BUCKET,
+    "bytes of blocks in the bucket tempo": TEMPO_BUCKET,
+}
+PORTS: Final = {
+    "promtail": "promtail_http",
+    "loki": "loki_http",
+    "tempo": "tempo_http",
+    "prometheus": "prometheus",
+    "collector": "collector_metrics",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Everything that is measured at one moment: seconds of a steady clock, and numbers by name."""
+
+    second: float
+    predictions: float
+    counters: Mapping[str, float]
+    stored: Mapping[str, float]
+    cpu: Mapping[str, float]
+    """Seconds of processor time by component."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What grows by itself each second, and what a thousand predictions add."""
+
+    name: str
+    idle: float
+    per_thousand: float
+
+
+@dataclass
+class Peaks:
+    """The most that was seen under load: resident bytes by component, bytes in each of the Collector's queues."""
+
+    resident: dict[str, float] = field(default_factory=dict)
+    queues: dict[str, float] = field(default_factory=dict)
+
+    def see(self, resident: Mapping[str, float], queues: Mapping[str, float]) -> None:
+        """Keep what is more than before."""
+        for most, now in ((self.resident, resident), (self.queues, queues)):
+            for name, value in now.items():
+                most[name] = max(value, most.get(name, 0))
+
+
+def total(text: str, metric: str) -> float:
+    """Sum over all series of a metric in a server's own metrics; :class:`NotYet` where there is none."""
+    return sum(by_label(text, metric, "").values())
+
+
+def by_label(text: str, metric: str, label: str) -> dict[str, float]:
+    """The same by the value of a label."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == metric:
+                key = sample.labels.get(label, "")
+                found[key] = found.get(key, 0) + sample.value
+    if not found:
+        raise NotYet(f"there is no {metric}")
+    return found
+
+
+def blocks(objects: Iterable[tuple[str, int]]) -> int:
+    """Bytes of Tempo's objects, given as name and size, but for blocks that are part of another one by now."""
+    known = list(objects)
+    gone = tuple(name.removesuffix(COMPACTED) for name, _ in known if name.endswith(f"/{COMPACTED}"))
+    return sum(size for name, size in known if not gone or not name.startswith(gone))
+
+
+def chunks(objects: Iterable[tuple[str, int]]) -> int:
+    """Bytes of Loki's chunks; the index is written every quarter of an hour and is not among them."""
+    return sum(size for name, size in objects if not name.startswith("index/"))
+
+
+def costs(idle: tuple[Reading, Reading], load: tuple[Reading, Reading], of: str) -> list[Cost]:
+    """Cost of each number of that kind (``counters``, ``stored`` or ``cpu``) from two pairs of readings."""
+    quiet, busy = ({name: _grown(pair, of, name) for name in getattr(pair[1], of)} for pair in (idle, load))
+    made = load[1].predictions - load[0].predictions
+    if made <= 0:
+        raise UserError("No prediction was counted during the load: see `make status`.")
+    seconds = load[1].second - load[0].second
+    found = []
+    for name, grown in busy.items():
+        rate = quiet[name] / (idle[1].second - idle[0].second)
+        found.append(Cost(name, rate, (grown - rate * seconds) / made * THOUSAND))
+    return found
+
+
+def _grown(pair: tuple[Reading, Reading], of: str, name: str) -> float:
+    before, after = (getattr(reading, of)[name] for reading in pair)
+    if after < before:
+        raise UserError(f"{name} fell from {before:g} to {after:g}: something was restarted or cut; measure again.")
+    return float(after - before)
+
+
+class Bench:
+    """Reads the servers of one stack."""
+
+    def __init__(self, loaded: Settings, where: Target) -> None:
+        self.settings = loaded
+        self.where = where
+        self.prometheus = backends.Prometheus(where.prometheus_url)
+        self.supervisor = supervise.Supervisor(loaded.state_dir)
+
+    def metrics(self, server: str) -> str:
+        """A server's own metrics."""
+        return backends.get(server, f"{self.settings.url(PORTS[server])}/metrics").text
+
+    def predictions(self) -> float:
+        """How many predictions were counted, as Prometheus knows it."""
+        return self.prometheus.total(PREDICTIONS)
+
+    def flush(self) -> None:
+        """Bring what is in memory to object storage, and wait until it is there."""
+        backends.Loki(self.where.loki_url).flush()
+        backends.Tempo(self.where.tempo_url).flush()
+        self._final(lambda: tuple(self.stored().values()), "the buckets")
+
+    def stored(self) -> dict[str, float]:
+        """Bytes in each bucket."""
+        client, found = self.where.s3(), {}
+        for name, bucket in STORED.items():
+            listed = client.list_objects(bucket_name=bucket, recursive=True)
+            sizes = [(entry.object_name, entry.size) for entry in listed]
+            found[name] = float((blocks if bucket == TEMPO_BUCKET else chunks)(sizes))
+        return found
+
+    def reading(self) -> Reading:
+        """Everything now."""
+        texts = {server: self.metrics(server) for server in PORTS}
+        counters = {counter.name: total(texts[counter.server], counter.metric) for counter in COUNTERS}
+        cpu = {name: sum(_times(process) for process in family) for name, family in self._families().items()}
+        return Reading(time.monotonic(), self.predictions(), counters, self.stored(), cpu)
+
+    def arrived(self) -> None:
+        """Wait until the last prediction was counted; its line and spans are there before."""
+        self._final(self.predictions, "counted predictions")
+
+    def look(self, peaks: Peaks) -> None:
+        """Note what is only there for a moment."""
+        resident = {
+            name: float(sum(_resident(process) for process in family)) for name, family in self._families().items()
+        }
+        peaks.see(resident, by_label(self.metrics("collector"), QUEUE, "exporter"))
+
+    def series(self) -> dict[str, float]:
+        """Active series: of one instance of the service, of each other origin, and all."""
+        service = f'{{{signals.SERVICE_NAME.name.replace(".", "_")}="{SERVICE}"}}'
+        instances = self.prometheus.total(f"count(count by (service_instance_id) ({service}))")
+        found = {f"one instance of {SERVICE}": self.prometheus.total(f"count({service})") / max(1, instances)}
+        for sample in self.prometheus.query('count by (service_name) ({service_name!=""})'):
+            if sample.labels["service_name"] != SERVICE:
+                found[sample.labels["service_name"]] = sample.value
+        found["all"] = total(self.metrics("prometheus"), HEAD)
+        return found
+
+    def _families(self) -> dict[str, list[psutil.Process]]:
+        found = {}
+        for name, state in self.supervisor.states().items():
+            if state.pid:
+                parent = psutil.Process(state.pid)
+                found[name] = [parent, *parent.children(recursive=True)]
+        return found
+
+    def _final(self, look: Callable[[], object], what: str) -> None:
+        """Wait until a look sees the same for a while."""
+        seen: list[tuple[float, object]] = []
+
+        def same() -> None:
+            now = look()
+            if not seen or seen[-1][1] != now:
+                seen.append((time.monotonic(), now))
+            if time.monotonic() - seen[-1][0] < SETTLE:
+                raise NotYet(f"{what} still change")
+
+        polling.until(same, timeout=TIMEOUT, interval=LOOK, what=f"{what} to be final")
+
+
+def _times(process: psutil.Process) -> float:
+    try:
+        return sum(process.cpu_times()[:2])
+    except psutil.Error:
+        return 0.0
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def load(users: int, seconds: float, look: Callable[[], None]) -> None:
+    """Send good requests for that long, and look once a second."""
+    options = ("--users", str(users), "--duration", str(seconds), "--corrupt", "0", "--no-publish")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "load_testing", *options],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.poll() is None:
+            look()
+            time.sleep(LOOK)
+    finally:
+        process.terminate()
+        _, errors = process.communicate()
+    if process.returncode:
+        raise UserError(f"The load test failed: {errors.strip()}")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--users", type=click.IntRange(1, 64), default=2, help="Users that send one request after the other.")
+@click.option("--seconds", type=click.FloatRange(10, 3600), default=120.0, help="Of load.")
+@click.option("--idle", type=click.FloatRange(10, 3600), default=60.0, help="Seconds without load before it.")
+def main(users: int, seconds: float, idle: float) -> None:
+    """Print what a thousand predictions cost: signals, bytes stored, processor time, and the series of an instance."""
+    loaded = settings.load()
+    where = target.local(loaded, credentials.load(up.credentials_file(loaded)), grafana=False)
+    bench, console, peaks = Bench(loaded, where), tables.console(), Peaks()
+    try:
+        with console.status("warming up") as status:
+            load(users, 10, lambda: None)
+            bench.arrived()
+            status.update("flushing")
+            bench.flush()
+            quiet = bench.reading()
+            status.update(f"{idle:g} s without load")
+            time.sleep(idle)
+            bench.flush()
+            before = bench.reading()
+            status.update(f"{seconds:g} s of load")
+            load(users, seconds, lambda: bench.look(peaks))
+            status.update("waiting for the last signals")
+            bench.arrived()
+            bench.flush()
+            after = bench.reading()
+            series = bench.series()
+    except (NotYet, DeadlineError) as reason:
+        raise UserError(f"{reason}: start the stack with `make up`, or see `make status`.") from None
+    pairs = (quiet, before), (before, after)
+    _show(console, pairs, seconds, peaks, series)
+
+
+def _show(
+    console: Console,
+    pairs: tuple[tuple[Reading, Reading], tuple[Reading, Reading]],
+    seconds: float,
+    peaks: Peaks,
+    series: Mapping[str, float],
+) -> None:
+    made = pairs[1][1].predictions - pairs[1][0].predictions
+    signals_table = _table(f"Signals of {made:,.0f} predictions, {made / seconds:,.0f} a second", "per thousand")
+    for cost in [*costs(*pairs, "counters"), *costs(*pairs, "stored")]:
+        signals_table.add_row(cost.name, f"{cost.idle:,.1f}", f"{cost.per_thousand:,.0f}")
+    console.print(signals_table)
+    processor = _table("Processor time and memory", "CPU seconds per thousand", "most resident MiB")
+    for cost in costs(*pairs, "cpu"):
+        most = peaks.resident.get(cost.name, 0) / 2**20
+        processor.add_row(cost.name, f"{cost.idle:.3f}", f"{cost.per_thousand:.2f}", f"{most:.0f}")
+    console.print(processor)
+    rest = Table(title="Series and queues", title_justify="left")
+    for heading in ("what", "number"):
+        rest.add_column(heading, justify="left" if heading == "what" else "right")
+    for name, value in series.items():
+        rest.add_row(f"active series, {name}", f"{value:,.0f}")
+    for name, value in peaks.queues.items():
+        rest.add_row(f"most bytes in the queue of {name}", f"{value:,.0f}")
+    console.print(rest)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("what", "idle, per second", *columns):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    return table
+
+
+if __name__ == "__main__":
+    main()
