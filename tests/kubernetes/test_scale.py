@@ -19,6 +19,7 @@ from sightglass import build, settings
 from sightglass.errors import UserError
 from sightglass.kubernetes import charts, programs
 from sightglass.kubernetes.charts import Chart
+from sightglass.kubernetes.place import NODE, OBSERVABILITY
 from sightglass.kubernetes.programs import ProgramError
 from sightglass.settings import REPOSITORY
 from tests.kubernetes import checks
@@ -28,14 +29,16 @@ HELM_CONFIG = REPOSITORY / "helm-config"
 SCALE = HELM_CONFIG / "scale"
 OVERLAY = SCALE / "manifests"
 COLLECTOR_CONFIG = REPOSITORY / "collector-config"
-SCALED = ("loki", "tempo", "prometheus", "grafana")
+SCALED = ("minio", "loki", "tempo", "prometheus", "grafana")
 ZONE = "topology.kubernetes.io/zone"
 ZONES = {"zone-a", "zone-b", "zone-c"}
 ELSEWHERE = {"prometheus-remote-write", "grafana-regions"}
 """Secrets that a person makes: they are for what is outside this cluster."""
 DISKLESS = {"loki-index-gateway", "loki-ruler"}
 """StatefulSets whose disk is a cache, or that have no pod."""
-PLACES = {"minio", "loki-s3", "tempo-s3", "prometheus-minio", "grafana-admin"}
+NO_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""An empty folder in the place of a token."""
+PLACES = {"minio-root", "loki-s3", "tempo-s3", "prometheus-minio", "grafana-admin"}
 """Secrets that deploying makes."""
 Workloads = Mapping[str, Object]
 
@@ -239,10 +242,16 @@ def spread(workload: Object) -> bool:
     )
 
 
+def _several(rendered: Callable[[str], list[Object]], overlay: list[Object]) -> Workloads:
+    """What has several replicas, and what keeps data, past one machine."""
+    releases = [workloads(rendered(release)) for release in ("minio", "loki", "tempo")]
+    return {name: found for known in [*releases, workloads(new(overlay))] for name, found in known.items()}
+
+
 def test_replicas_without_data_are_spread_as_well(
     rendered: Callable[[str], list[Object]], overlay: list[Object]
 ) -> None:
-    known = {**workloads(rendered("loki")), **workloads(rendered("tempo")), **workloads(new(overlay))}
+    known = _several(rendered, overlay)
     several = {name: found for name, found in known.items() if found["spec"].get("replicas", 0) > 1}
     assert len(several) > 8
     assert [name for name, found in several.items() if not spread(found)] == []
@@ -265,10 +274,11 @@ def in_pod(workload: Object) -> set[str]:
 
 
 def test_what_must_last_is_on_volumes(rendered: Callable[[str], list[Object]], overlay: list[Object]) -> None:
-    known = {**workloads(rendered("loki")), **workloads(rendered("tempo")), **workloads(new(overlay))}
+    known = _several(rendered, overlay)
     keep = {name: found for name, found in known.items() if found["kind"] in ("StatefulSet", "DaemonSet")}
-    assert {"loki-compactor", "loki-ingester-zone-a", "tempo-ingester-zone-a", "collector-gateway"} < set(keep)
-    assert {name for name, found in keep.items() if in_pod(found)} == DISKLESS
+    assert {"minio", "loki-compactor", "loki-ingester-zone-a", "tempo-ingester-zone-a", "collector-gateway"} < set(keep)
+    own = {name: in_pod(found) - {NO_TOKEN} for name, found in keep.items()}
+    assert {name for name, folders in own.items() if folders} == DISKLESS
     prometheus = workloads(rendered("prometheus"))["prometheus"]
     # The configuration is put together anew by each pod; the data are not there.
     assert in_pod(prometheus) == {"/etc/prometheus"}
@@ -311,7 +321,7 @@ def test_agents_are_the_one_exception(overlay: list[Object]) -> None:
     added = new(overlay)
     assert exceptions(added) == {"collector-agent": {"volume: hostPath", "runAsNonRoot", "runAsUser"}}
     agent = named(added, "DaemonSet", "collector-agent")
-    assert agent["metadata"]["namespace"] == "sightglass-node"
+    assert agent["metadata"]["namespace"] == NODE
     assert pod_of(agent)["automountServiceAccountToken"] is False
     assert [problem for found in workloads(added).values() for problem in checks.confidential([found])] == []
     for found in workloads(added).values():
@@ -370,7 +380,7 @@ def addresses(objects: list[Object]) -> Iterator[tuple[str, str, int]]:
 
 def offered(objects: list[Object]) -> set[tuple[str, str, int]]:
     return {
-        (found["metadata"]["name"], found["metadata"]["namespace"], port["port"])
+        (found["metadata"]["name"], found["metadata"].get("namespace", OBSERVABILITY), port["port"])
         for found in objects
         if found["kind"] == "Service"
         for port in found["spec"]["ports"]
@@ -379,17 +389,15 @@ def offered(objects: list[Object]) -> set[tuple[str, str, int]]:
 
 def test_every_address_is_that_of_a_service(rendered: Callable[[str], list[Object]], overlay: list[Object]) -> None:
     scaled = [found for release in SCALED for found in rendered(release)]
-    unchanged = {"minio": 9000, "alertmanager": 9093}
-    there = offered([*overlay, *scaled]) | {
-        (name, "sightglass-observability", port) for name, port in unchanged.items()
-    }
+    unchanged = {"alertmanager": 9093}
+    there = offered([*overlay, *scaled]) | {(name, OBSERVABILITY, port) for name, port in unchanged.items()}
     asked = set(addresses(overlay))
     assert asked <= there, asked - there
-    assert ("loki-distributor", "sightglass-observability", 3100) in asked
+    assert ("loki-distributor", OBSERVABILITY, 3100) in asked
     assert not {(name, port) for name, _, port in asked} & {("loki", 3100), ("tempo", 3200), ("tempo", 4317)}
     agent = pod_of(named(overlay, "DaemonSet", "collector-agent"))["containers"][0]
     gateways = {v["value"].split(".")[0] for v in agent["env"] if v["name"].startswith("GATEWAY")}
-    assert {(name, "sightglass-observability", 4317) for name in gateways} <= there
+    assert {(name, OBSERVABILITY, 4317) for name in gateways} <= there
     assert len(gateways) == 2
 
 
