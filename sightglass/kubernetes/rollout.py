@@ -39,17 +39,20 @@ def wait(
 ) -> None:
     """Wait until every workload of ours is rolled out; ``report`` is told each one that becomes ready.
 
-    Raises :class:`UserError` with one sentence about the first pod that cannot start, or about what is left.
+    What is ready at the first look is not reported. Raises :class:`UserError` with one sentence about the first pod
+    that cannot start, or about what is left.
     """
-    done: set[str] = set()
+    done: set[str] | None = None
     since: dict[tuple[str, str], float] = {}
 
     def probe() -> None:
         found = [item for item in kubectl.get(_KINDS, "--all-namespaces") if _ours(item)]
+        nonlocal done
         waiting = {name: state for name, state in states(found).items() if state}
-        for name in sorted(set(states(found)) - set(waiting) - done):
-            done.add(name)
+        ready = set(states(found)) - set(waiting)
+        for name in sorted(ready - done) if done is not None else ():
             report(name)
+        done = ready | (done or set())
         now = time.monotonic()
         seen = {(problem.pod, problem.sentence): problem for problem in problems(found)}
         for gone in set(since) - set(seen):

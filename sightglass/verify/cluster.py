@@ -70,7 +70,7 @@ def events(evidence: Evidence) -> str:
     name = f"verify.{evidence.began:x}"
     evidence.once("event", lambda: _make_event(Kubectl(evidence.target.kube_context), name))
     start, end = evidence.began - 60 * SECOND, time.time_ns() + 60 * SECOND
-    lines = evidence.loki.lines(f'{{service_name="{EVENTS}"}} |= "{name}"', start=start, end=end)
+    lines = evidence.loki.lines(f'{{service_name="{EVENTS}"}} | k8s_event_name="{name}"', start=start, end=end)
     if len(lines) != 1:
         raise NotYet(f"loki has {len(lines)} lines of event {name}, not 1")
     return f"event {name}"
