@@ -2,14 +2,15 @@
 
 One run: everything is flushed, an idle time shows what the stack does by itself, then there is load, and everything is
 flushed again. Each figure is the growth of a counter of the server that did the work, less what it would have grown in
-an idle time of that length, divided by the predictions that were counted meanwhile. `docs/scaling.md` calculates with
+an idle time of that length, divided by the predictions that were counted meanwhile. With ``--outage`` the servers are
+stopped afterwards, and what the Collector's queues then grow by is measured as well. `docs/scaling.md` calculates with
 these figures.
 """
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,6 +35,8 @@ SETTLE: Final = 8.0
 """Seconds that a number must stay as it is to count as final: longer than any batch or scrape waits."""
 TIMEOUT: Final = 120.0
 QUEUE: Final = "otelcol_exporter_queue_size"
+KEEPERS: Final = ("prometheus", "loki", "tempo")
+"""Servers that the Collector keeps signals for while they are down, in the order in which they are started again."""
 HEAD: Final = "prometheus_tsdb_head_series"
 COMPACTED: Final = "meta.compacted.json"
 """Lies in a block of Tempo's that is in another one by now and will be deleted."""
@@ -104,6 +107,26 @@ class Peaks:
         for most, now in ((self.resident, resident), (self.queues, queues)):
             for name, value in now.items():
                 most[name] = max(value, most.get(name, 0))
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Log lines that were read so far, one a prediction, and bytes in the Collector's queues by exporter."""
+
+    lines: float
+    queues: Mapping[str, float]
+
+
+def queued(looks: Sequence[Waiting]) -> dict[str, float]:
+    """Bytes that a thousand predictions add to each queue while nothing is taken out.
+
+    The first third is left out: until then requests are under way, which are in no queue.
+    """
+    first, last = looks[len(looks) // 3], looks[-1]
+    made = last.lines - first.lines
+    if made <= 0:
+        raise UserError("No log line was read during the outage: see `make status`.")
+    return {name: (last.queues[name] - first.queues.get(name, 0)) / made * THOUSAND for name in last.queues}
 
 
 def total(text: str, metric: str) -> float:
@@ -205,7 +228,16 @@ class Bench:
         resident = {
             name: float(sum(_resident(process) for process in family)) for name, family in self._families().items()
         }
-        peaks.see(resident, by_label(self.metrics("collector"), QUEUE, "exporter"))
+        peaks.see(resident, self.queues())
+
+    def queues(self) -> dict[str, float]:
+        """Bytes in each queue of the Collector, by exporter."""
+        return by_label(self.metrics("collector"), QUEUE, "exporter")
+
+    def waiting(self) -> Waiting:
+        """What waits at this moment."""
+        lines = total(self.metrics("promtail"), COUNTERS[0].metric)
+        return Waiting(lines, self.queues())
 
     def series(self) -> dict[str, float]:
         """Active series: of one instance of the service, of each other origin, and all."""
@@ -275,11 +307,30 @@ def load(users: int, seconds: float, look: Callable[[], None]) -> None:
         raise UserError(f"The load test failed: {errors.strip()}")
 
 
+def outage(bench: Bench, users: int, seconds: float) -> dict[str, float]:
+    """Stop the servers behind the Collector, load, and start them again: see :func:`queued`."""
+    looks: list[Waiting] = []
+    try:
+        for name in KEEPERS:
+            _control("stop", name)
+        load(users, seconds, lambda: looks.append(bench.waiting()))
+    finally:
+        for name in KEEPERS:
+            _control("start", name)
+    bench.arrived()
+    return queued(looks)
+
+
+def _control(verb: str, name: str) -> None:
+    subprocess.run([sys.executable, "-m", "sightglass", verb, name], cwd=REPOSITORY, check=True)
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--users", type=click.IntRange(1, 64), default=2, help="Users that send one request after the other.")
 @click.option("--seconds", type=click.FloatRange(10, 3600), default=120.0, help="Of load.")
 @click.option("--idle", type=click.FloatRange(10, 3600), default=60.0, help="Seconds without load before it.")
-def main(users: int, seconds: float, idle: float) -> None:
+@click.option("--outage", "down", type=click.FloatRange(0, 600), default=0.0, help="Seconds of load with servers down.")
+def main(users: int, seconds: float, idle: float, down: float) -> None:
     """Print what a thousand predictions cost: signals, bytes stored, processor time, and the series of an instance."""
     loaded = settings.load()
     where = target.local(loaded, credentials.load(up.credentials_file(loaded)), grafana=False)
@@ -302,10 +353,12 @@ def main(users: int, seconds: float, idle: float) -> None:
             bench.flush()
             after = bench.reading()
             series = bench.series()
+            status.update(f"{down:g} s of load without Prometheus, Loki and Tempo")
+            queues = outage(bench, users, down) if down else {}
     except (NotYet, DeadlineError) as reason:
         raise UserError(f"{reason}: start the stack with `make up`, or see `make status`.") from None
     pairs = (quiet, before), (before, after)
-    _show(console, pairs, seconds, peaks, series)
+    _show(console, pairs, seconds, peaks, series, queues)
 
 
 def _show(
@@ -314,6 +367,7 @@ def _show(
     seconds: float,
     peaks: Peaks,
     series: Mapping[str, float],
+    queues: Mapping[str, float],
 ) -> None:
     made = pairs[1][1].predictions - pairs[1][0].predictions
     signals_table = _table(f"Signals of {made:,.0f} predictions, {made / seconds:,.0f} a second", "per thousand")
@@ -332,6 +386,8 @@ def _show(
         rest.add_row(f"active series, {name}", f"{value:,.0f}")
     for name, value in peaks.queues.items():
         rest.add_row(f"most bytes in the queue of {name}", f"{value:,.0f}")
+    for name, value in queues.items():
+        rest.add_row(f"bytes per thousand in the queue of {name}, its server down", f"{value:,.0f}")
     console.print(rest)
 
 

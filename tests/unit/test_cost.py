@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from load_testing import cost
-from load_testing.cost import COUNTERS, Peaks, Reading, blocks, by_label, chunks, costs, total
+from load_testing.cost import COUNTERS, Peaks, Reading, Waiting, blocks, by_label, chunks, costs, queued, total
 from sightglass.errors import UserError
 from sightglass.polling import NotYet
 
@@ -67,6 +67,13 @@ def test_peaks_are_kept() -> None:
     for resident, queue in ((10.0, 1.0), (30.0, 5.0), (20.0, 0.0)):
         peaks.see({"loki": resident}, {"tempo": queue})
     assert (peaks.resident, peaks.queues) == ({"loki": 30.0}, {"tempo": 5.0})
+
+
+def test_queues_are_measured_when_they_fill() -> None:
+    looks = [Waiting(100 * second, {"loki": max(0.0, 50_000 * (second - 2)), "tempo": 7.0}) for second in range(10)]
+    assert queued(looks) == {"loki": 500_000.0, "tempo": 0.0}
+    with pytest.raises(UserError, match="No log line was read"):
+        queued([looks[0], looks[0]])
 
 
 def test_every_counter_is_of_a_server_that_is_asked() -> None:
