@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Any, Final, cast
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -247,7 +249,21 @@ class SpanEncoder:
 _SDK_CONTEXT: Final = Traced.context
 
 
-def sender_of(exporter: SpanExporter) -> Callable[[bytes], bool]:
+class Delivery(Enum):
+    """What became of a request; AGAIN is one that nobody took, so that it can be sent once more."""
+
+    DONE = auto()
+    REFUSED = auto()
+    AGAIN = auto()
+
+
+_TRY_AGAIN: Final = (429, 502, 503, 504)
+"""Statuses that OTLP calls retryable."""
+_PAUSE: Final = 0.2
+"""Seconds before the next attempt, beside the waits between the SDK's own."""
+
+
+def sender_of(exporter: SpanExporter) -> Callable[[bytes], Delivery]:
     """Return a function that sends a serialised request through the SDK's OTLP exporter.
 
     It keeps the exporter's endpoint, headers, TLS, compression, time-out and retries, and skips its encoding alone.
@@ -255,26 +271,39 @@ def sender_of(exporter: SpanExporter) -> Callable[[bytes], bool]:
     """
     inner: Any = exporter
     if isinstance(exporter, HttpSpanExporter):
-        return lambda payload: bool(inner._client.export(payload).success)
+        return lambda payload: _delivery(inner._client.export(payload))
     if isinstance(exporter, GrpcSpanExporter):
         # The exporter asks these two for the message and its size; the payload is a message already.
         inner._translate_data = ExportTraceServiceRequest.FromString
         inner._count_data = lambda _: 1
-        return lambda payload: inner._export(payload) is SpanExportResult.SUCCESS
+        # It does not tell why it gave up, so what it gave up is not sent again.
+        success = SpanExportResult.SUCCESS
+        return lambda payload: Delivery.DONE if inner._export(payload) is success else Delivery.REFUSED
     raise TypeError(
         f"{type(exporter).__name__} does not take encoded spans: set OTEL_TRACES_EXPORTER to 'otlp' or 'none'."
     )
 
 
+def _delivery(result: Any) -> Delivery:
+    if result.success:
+        return Delivery.DONE
+    # Without a status nobody answered: the Collector is away, or was asked too long.
+    return Delivery.AGAIN if result.status_code in (None, *_TRY_AGAIN) else Delivery.REFUSED
+
+
 class RecordExporter(SpanExporter):
-    """Sends records, and the SDK's own spans beside them, through an OTLP exporter."""
+    """Sends records, and the SDK's own spans beside them, through an OTLP exporter.
+
+    The SDK gives a request up after ten seconds. A Collector that is restarted may be away for longer, so a request
+    that nobody took is sent until somebody does or this service ends; what comes meanwhile waits in the queue.
+    """
 
     def __init__(self, exporter: SpanExporter, encoder: SpanEncoder, on_loss: Callable[[int], None]) -> None:
         self._exporter = exporter
         self._send = sender_of(exporter)
         self._encoder = encoder
         self._on_loss = on_loss
-        self._closed = False
+        self._closed = threading.Event()
         # Records taken from the queue so far; only the processor's thread writes it.
         self.taken = 0
 
@@ -285,11 +314,13 @@ class RecordExporter(SpanExporter):
         self.taken += len(records)
         delivered = False
         try:
-            if not self._closed:
+            if not self._closed.is_set():
                 payload = self._encoder.encode(records) if records else b""
                 if own:
                     payload += encode_spans(own).SerializeToString()
-                delivered = self._send(payload)
+                while (outcome := self._send(payload)) is Delivery.AGAIN and not self._closed.wait(_PAUSE):
+                    pass
+                delivered = outcome is Delivery.DONE
         finally:
             if not delivered:
                 self._on_loss(len(spans))
@@ -297,8 +328,8 @@ class RecordExporter(SpanExporter):
 
     def shutdown(self) -> None:
         """Stop sending; a retry that waits is ended at once."""
-        if not self._closed:
-            self._closed = True
+        if not self._closed.is_set():
+            self._closed.set()
             self._exporter.shutdown()
 
 

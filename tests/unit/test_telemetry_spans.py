@@ -33,6 +33,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from ml_telemetry import signals, wire
 from ml_telemetry.record import BatchRecord, Connection, Failure, PredictionRecord, RequestRecord
 from ml_telemetry.spans import (
+    Delivery,
     RecordExporter,
     RecordProcessor,
     SpanEncoder,
@@ -41,6 +42,8 @@ from ml_telemetry.spans import (
     sender_of,
     stack_frames,
 )
+from sightglass import polling
+from sightglass.polling import NotYet
 
 RESOURCE = Resource({"service.name": "test"})
 SCOPE = InstrumentationScope("scope", "1.0", "https://example.org/schema")
@@ -226,6 +229,7 @@ class Receiver:
     """An OTLP/HTTP server that keeps what it is sent, answers with one status, and can be held up."""
 
     def __init__(self, status: int = 200) -> None:
+        self.status = status
         self.payloads: list[bytes] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -236,7 +240,7 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 receiver.gate.wait(10)
                 receiver.payloads.append(body)
-                self.send_response(status)
+                self.send_response(receiver.status)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -276,6 +280,34 @@ def test_refused_delivery_and_what_comes_after_the_end_are_counted() -> None:
     assert len(receiver.payloads) == 1
 
 
+def test_a_request_that_nobody_takes_is_sent_until_somebody_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[int] = []
+    with Receiver(status=503) as receiver:
+        # The SDK gives up at once: the first wait between its own attempts is longer.
+        monkeypatch.setattr(receiver.exporter._client, "_timeout", 0.5)
+        exporter = RecordExporter(receiver.exporter, encoder(), losses.append)
+        thread = threading.Thread(target=exporter.export, args=([Traced(predicted())],))
+        thread.start()
+
+        def tried() -> None:
+            if len(receiver.payloads) < 3:
+                raise NotYet(f"{len(receiver.payloads)} attempts")
+
+        polling.until(tried, timeout=10, what="three attempts")
+        receiver.status = 200
+        thread.join(10)
+        assert not thread.is_alive()
+        assert losses == []
+        # The twin: where the service ends before anybody takes it, it is lost and counted.
+        receiver.status = 503
+        thread = threading.Thread(target=exporter.export, args=([Traced(predicted())],))
+        thread.start()
+        exporter.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert losses == [1]
+
+
 def test_full_queue_drops_and_counts_without_blocking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
     dropped: list[int] = []
@@ -310,7 +342,7 @@ def test_grpc_exporter_delivers_the_same_message() -> None:
     server.start()
     payload = encoder().encode([predicted()])
     send = sender_of(GrpcSpanExporter(endpoint=f"http://127.0.0.1:{port}"))
-    assert send(payload)
+    assert send(payload) is Delivery.DONE
     server.stop(None).wait()
     assert received == [ExportTraceServiceRequest.FromString(payload)]
 
