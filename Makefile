@@ -8,7 +8,7 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --generate-hashes --no-emit-index-ur
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help up down clean status env logs verify alerts deploy undeploy connect load bench latency links drill generate test unit integration cluster unit-and-cluster servers check format lock
+.PHONY: help up down clean status env logs verify alerts deploy undeploy connect load bench cost latency links drill generate test unit integration cluster unit-and-cluster servers check format lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -42,6 +42,9 @@ load: $(VENV)/ready ## real posts against the service: make load ARGS="--shape b
 
 bench: $(VENV)/ready ## throughput and p99 with telemetry, without, and against stock BentoML
 	@$(BIN)/python -m load_testing.overhead $(ARGS)
+
+cost: $(VENV)/ready ## bytes, series and processor time of a thousand predictions on the running stack
+	@$(BIN)/python -m load_testing.cost $(ARGS)
 
 latency: $(VENV)/ready ## seconds from emission to found over 100 requests on the running stack
 	@$(BIN)/python -m load_testing.latency $(ARGS)
