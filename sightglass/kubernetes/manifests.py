@@ -83,7 +83,7 @@ def with_checksums(objects: list[Object], secrets: list[Object]) -> None:
     for found in objects:
         if (template := _template(found)) is not None:
             namespace = found["metadata"]["namespace"]
-            wanted = sorted(_references(template["spec"]))
+            wanted = sorted(references(template["spec"]))
             annotations = template.setdefault("metadata", {}).setdefault("annotations", {})
             annotations[CHECKSUM] = checksum(known, [(kind, namespace, name) for kind, name in wanted])
 
@@ -116,13 +116,12 @@ def _pod_specs(objects: list[Object]) -> Iterator[Object]:
             yield found["spec"]["template"]["spec"]
 
 
-def _references(spec: Object) -> Iterator[tuple[str, str]]:
-    """Kind and name of every ConfigMap and Secret that a pod reads."""
+def references(spec: Object) -> Iterator[tuple[str, str]]:
+    """Kind and name of every ConfigMap and Secret that a pod cannot start without."""
     for volume in spec.get("volumes", []):
-        if "configMap" in volume:
-            yield "ConfigMap", volume["configMap"]["name"]
-        if "secret" in volume:
-            yield "Secret", volume["secret"]["secretName"]
+        for kind, field, name in (("ConfigMap", "configMap", "name"), ("Secret", "secret", "secretName")):
+            if field in volume and not volume[field].get("optional"):
+                yield kind, volume[field][name]
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         for source in container.get("envFrom", []):
             for kind, field in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):

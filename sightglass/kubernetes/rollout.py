@@ -7,6 +7,7 @@ from typing import Any
 
 from sightglass import polling
 from sightglass.errors import UserError
+from sightglass.kubernetes.manifests import references
 from sightglass.kubernetes.place import NAMESPACES
 from sightglass.kubernetes.programs import Kubectl, label
 from sightglass.polling import NotYet
@@ -54,7 +55,7 @@ def wait(
             report(name)
         done = ready | (done or set())
         now = time.monotonic()
-        seen = {(problem.pod, problem.sentence): problem for problem in problems(found)}
+        seen = {(problem.pod, problem.sentence): problem for problem in (*problems(found), *_missing(kubectl, found))}
         for gone in set(since) - set(seen):
             del since[gone]
         for key, problem in seen.items():
@@ -108,6 +109,34 @@ def problems(found: list[Object]) -> Iterator[Problem]:
             yield from _containers(item)
 
 
+def _missing(kubectl: Kubectl, found: list[Object]) -> Iterator[Problem]:
+    """Volumes of ConfigMaps and Secrets that are not there: such a pod waits without saying for what."""
+    creating = [item for item in found if item["kind"] == "Pod" and _is_creating(item)]
+    if not creating:
+        return
+    kept = kubectl.get("configmaps,secrets", "--all-namespaces")
+    yield from unmounted(creating, {(i["kind"], i["metadata"]["namespace"], i["metadata"]["name"]) for i in kept})
+
+
+def unmounted(pods: list[Object], present: set[tuple[str, str, str]]) -> Iterator[Problem]:
+    """What these pods refer to and is not among ``present``: kind, namespace and name."""
+    for item in pods:
+        name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
+        for kind, wanted in sorted(set(references(item["spec"]))):
+            if (kind, namespace, wanted) not in present:
+                yield _without(name, f'{kind.lower()} "{wanted}" not found')
+
+
+def _is_creating(pod: Object) -> bool:
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return any(one.get("state", {}).get("waiting", {}).get("reason") == "ContainerCreating" for one in statuses)
+
+
+def _without(name: str, reason: str) -> Problem:
+    remedy = "`make deploy` makes the Secrets and ConfigMaps that are missing"
+    return Problem(name, f"{name} cannot start ({reason}): {remedy}.", final=True)
+
+
 def _unscheduled(pod: Object) -> Iterator[Problem]:
     name = pod["metadata"]["name"]
     for condition in pod.get("status", {}).get("conditions", []):
@@ -147,11 +176,7 @@ def _containers(pod: Object) -> Iterator[Problem]:
                 final=True,
             )
         elif reason in ("CreateContainerConfigError", "CreateContainerError"):
-            yield Problem(
-                name,
-                f"{name} cannot start ({message}): `make deploy` makes the Secrets and ConfigMaps that are missing.",
-                final=True,
-            )
+            yield _without(name, message)
         elif _last(container).get("reason") == "OOMKilled" and not container.get("ready"):
             yield Problem(
                 name,

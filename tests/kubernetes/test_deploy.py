@@ -3,28 +3,33 @@
 import json
 import re
 import secrets
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
-from sightglass import polling
+from sightglass import http, polling
 from sightglass import settings as names
 from sightglass.backends import Loki
 from sightglass.errors import UserError
 from sightglass.kubernetes import deploy, manifests, rollout
 from sightglass.kubernetes import settings as kubernetes
-from sightglass.kubernetes.place import APPLICATION, NODE, OBSERVABILITY
+from sightglass.kubernetes.place import APPLICATION, NODE, OBSERVABILITY, ClusterPlace
 from sightglass.kubernetes.programs import ProgramError
 from sightglass.kubernetes.releases import installed
 from sightglass.polling import NotYet
+from sightglass.settings import REPOSITORY
 from sightglass.verify.run import checks_of
 from sightglass.verify.signals import SECOND
 from tests.kubernetes.conftest import Cluster
 
 WAIT = 60.0
+pytestmark = pytest.mark.timeout(1200)
 
 
 def test_deploy_ends_with_every_row_green(cluster: Cluster) -> None:
@@ -128,7 +133,7 @@ def test_the_api_server_refuses_a_pod_that_is_not_restricted(cluster: Cluster, n
 # Pods' own output
 
 
-def printing(cluster: Cluster, script: str) -> str:
+def printing(cluster: Cluster, script: str, *arguments: str) -> str:
     """Run a pod that prints; returns its name once it has ended."""
     name = f"printing-{secrets.token_hex(4)}"
     image = deploy.deployed(cluster.kubectl)
@@ -145,7 +150,7 @@ def printing(cluster: Cluster, script: str) -> str:
                 {
                     "name": "printing",
                     "image": image["service_image"],
-                    "command": ["python", "-c", script],
+                    "command": ["python", "-c", script, *arguments],
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 }
             ],
@@ -189,6 +194,57 @@ def test_lines_of_pods_arrive_whole_once_and_with_their_pod(cluster: Cluster) ->
     cluster.kubectl("delete", "pod", name, f"-n{APPLICATION}", "--wait=false")
 
 
+# Ports, alerts, policies
+
+
+def test_connect_opens_every_port_until_it_is_interrupted(cluster: Cluster) -> None:
+    # Clear of a stack on this machine, and of another that the tests start.
+    environment = {**cluster.environment, "SIGHTGLASS_PORT_OFFSET": "22000", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "sightglass", "connect"]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        # They come at once, when every port takes connections.
+        address = process.stdout.readline().removeprefix("SERVICE_URL=").strip()
+        assert http.session.get(f"{address}/readyz", timeout=5).status_code == 200
+        process.send_signal(signal.SIGINT)
+        lines = process.stdout.read()
+        assert process.wait(20) == 0
+    assert {"LOKI_URL", "TEMPO_URL", "PROMETHEUS_URL", "S3_ENDPOINT"} <= {
+        line.split("=")[0] for line in lines.splitlines()
+    }
+
+    def closed() -> None:
+        with suppress(http.Error):
+            raise NotYet(f"{http.session.get(f'{address}/readyz', timeout=2).status_code}")
+
+    polling.until(closed, timeout=10, what="the ports to be closed")
+
+
+def test_alerts_of_the_cluster_are_listed(cluster: Cluster) -> None:
+    done = cluster.command("alerts", "--target", "kind", "--json")
+    assert done.returncode == 0, done.stdout
+    assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_policies_refuse_what_is_no_arrow(cluster: Cluster) -> None:
+    place = ClusterPlace()
+    allowed, refused = place.address("service"), place.address("minio")
+    script = (
+        "import socket, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    host, port = name.split(':')\n"
+        "    try:\n        socket.create_connection((host, int(port)), 3).close()\n        print(name, 'open')\n"
+        "    except OSError:\n        print(name, 'closed')\n"
+    )
+    name = printing(cluster, script, allowed, refused)
+    said = dict(line.split() for line in cluster.kubectl("logs", name, f"-n{APPLICATION}").splitlines())
+    cluster.kubectl("delete", "pod", name, f"-n{APPLICATION}", "--wait=false")
+    if said == {allowed: "open", refused: "open"}:
+        pytest.skip("the network plugin of this cluster enforces no NetworkPolicy")
+    # A pod that nobody knows may resolve names and nothing else.
+    assert said == {allowed: "closed", refused: "closed"}
+
+
 # What goes wrong
 
 
@@ -207,11 +263,20 @@ def canary_memory(cluster: Cluster, amount: str) -> None:
     cluster.kubectl("set", "resources", f"-n{APPLICATION}", "deployment/canary", *both)
 
 
-def test_missing_configuration_is_named_and_made_again(cluster: Cluster) -> None:
-    # Deleting a pod of a server would cost its memory; the canary has none.
-    cluster.kubectl("delete", "configmap", "canary-env", f"-n{APPLICATION}")
-    cluster.kubectl("delete", "pods", f"-n{APPLICATION}", "-l", "app.kubernetes.io/name=canary")
-    explained(cluster, r'canary-\S+ cannot start \(configmap "canary-env" not found\): `make deploy` makes')
+@pytest.mark.parametrize(
+    ("kind", "name", "namespace", "component"),
+    [
+        # One that gives variables, and one that is mounted, about which the pod itself says nothing.
+        ("configmap", "canary-env", APPLICATION, "canary"),
+        ("secret", "prometheus-minio", OBSERVABILITY, "prometheus"),
+    ],
+)
+def test_what_is_missing_is_named_and_made_again(
+    cluster: Cluster, kind: str, name: str, namespace: str, component: str
+) -> None:
+    cluster.kubectl("delete", kind, name, f"-n{namespace}")
+    cluster.kubectl("delete", "pods", f"-n{namespace}", "-l", f"app.kubernetes.io/name={component}")
+    explained(cluster, rf'{component}-\S+ cannot start \({kind} "{name}" not found\): `make deploy` makes')
     repaired(cluster)
 
 

@@ -28,6 +28,7 @@ from sightglass.verify.predictions import TEXTS, Prediction, predict
 from sightglass.verify.signals import REQUEST_SPANS, SECOND
 from tests.kubernetes.conftest import Cluster
 
+pytestmark = pytest.mark.timeout(1200)
 PODS = ("promtail", "collector", "loki", "tempo", "minio", "prometheus", "alertmanager", names.SERVICE)
 USERS, PAUSE = 4, 0.2
 BEFORE, AFTER = 20, 40

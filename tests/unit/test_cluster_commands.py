@@ -239,6 +239,24 @@ def test_stuck_pod_is_explained(found: dict[str, Any], sentence: str, final: boo
     assert list(rollout.problems([running])) == []
 
 
+def test_pod_that_waits_for_a_volume_says_which_one() -> None:
+    waits = waiting("ContainerCreating")
+    waits["spec"] = {
+        "containers": [{"name": "loki", "envFrom": [{"secretRef": {"name": "loki-s3"}}]}],
+        "volumes": [
+            {"name": "config", "configMap": {"name": "loki-config"}},
+            {"name": "maybe", "secret": {"secretName": "extra", "optional": True}},
+        ],
+    }
+    space = "sightglass-observability"
+    present = {("ConfigMap", space, "loki-config"), ("Secret", space, "loki-s3")}
+    assert list(rollout.unmounted([waits], present)) == []
+    (problem,) = rollout.unmounted([waits], present - {("ConfigMap", space, "loki-config")})
+    assert problem.sentence.startswith('loki-0 cannot start (configmap "loki-config" not found): `make deploy` makes')
+    assert rollout._is_creating(waits)
+    assert not rollout._is_creating(waiting("CrashLoopBackOff"))
+
+
 @pytest.mark.parametrize(
     ("kind", "spec", "status", "state"),
     [
