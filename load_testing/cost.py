@@ -2,7 +2,7 @@
 
 One run: everything is flushed, an idle time shows what the stack does by itself, then there is load, and everything is
 flushed again. Each figure is the growth of a counter of the server that did the work, less what it would have grown in
-an idle time of that length, divided by the predictions that were counted meanwhile. With ``--outage`` the servers are
+an idle time of that length, divided by the predictions that were counted meanwhile; only processor time is given whole. With ``--outage`` the servers are
 stopped afterwards, and what the Collector's queues then grow by is measured as well. `docs/scaling.md` calculates with
 these figures.
 """
@@ -160,8 +160,13 @@ def chunks(objects: Iterable[tuple[str, int]]) -> int:
 
 
 def costs(idle: tuple[Reading, Reading], load: tuple[Reading, Reading], of: str) -> list[Cost]:
-    """Cost of each number of that kind (``counters``, ``stored`` or ``cpu``) from two pairs of readings."""
-    quiet, busy = ({name: _grown(pair, of, name) for name in getattr(pair[1], of)} for pair in (idle, load))
+    """Cost of each number of that kind (``counters``, ``stored`` or ``cpu``) from two pairs of readings.
+
+    Processor time is the whole of it: a server compacts what it has when it likes, also in the idle time.
+    """
+    # Of what is stored, old blocks become fewer and smaller meanwhile, and little comes.
+    quiet = {name: _grown(idle, of, name, may_fall=of == "stored") for name in getattr(idle[1], of)}
+    busy = {name: _grown(load, of, name) for name in getattr(load[1], of)}
     made = load[1].predictions - load[0].predictions
     if made <= 0:
         raise UserError("No prediction was counted during the load: see `make status`.")
@@ -169,12 +174,15 @@ def costs(idle: tuple[Reading, Reading], load: tuple[Reading, Reading], of: str)
     found = []
     for name, grown in busy.items():
         rate = quiet[name] / (idle[1].second - idle[0].second)
-        found.append(Cost(name, rate, (grown - rate * seconds) / made * THOUSAND))
+        by_itself = 0.0 if of == "cpu" else rate * seconds
+        found.append(Cost(name, rate, (grown - by_itself) / made * THOUSAND))
     return found
 
 
-def _grown(pair: tuple[Reading, Reading], of: str, name: str) -> float:
+def _grown(pair: tuple[Reading, Reading], of: str, name: str, *, may_fall: bool = False) -> float:
     before, after = (getattr(reading, of)[name] for reading in pair)
+    if after < before and may_fall:
+        return 0.0
     if after < before:
         raise UserError(f"{name} fell from {before:g} to {after:g}: something was restarted or cut; measure again.")
     return float(after - before)

@@ -27,7 +27,7 @@ IDLE = reading(100, 0, 0), reading(110, 0, 20)
 BUSY = reading(110, 0, 20), reading(130, 500, 20 + 40 + 1_500)
 
 
-@pytest.mark.parametrize("of", ["counters", "stored", "cpu"])
+@pytest.mark.parametrize("of", ["counters", "stored"])
 def test_what_grows_by_itself_is_no_cost(of: str) -> None:
     (found,) = costs(IDLE, BUSY, of)
     assert (found.idle, found.per_thousand) == (2.0, 3_000.0)
@@ -35,11 +35,24 @@ def test_what_grows_by_itself_is_no_cost(of: str) -> None:
     assert twice.per_thousand == 1_500.0
 
 
+def test_processor_time_is_the_whole_of_it() -> None:
+    (found,) = costs(IDLE, BUSY, "cpu")
+    assert (found.idle, found.per_thousand) == (2.0, 3_080.0)
+
+
 def test_no_predictions_and_falling_counters_are_said() -> None:
     with pytest.raises(UserError, match="No prediction was counted"):
         costs(IDLE, (BUSY[0], replace(BUSY[1], predictions=0)), "counters")
     with pytest.raises(UserError, match="lines fell from 20 to 7: something was restarted"):
         costs(IDLE, (BUSY[0], reading(130, 500, 7)), "counters")
+
+
+def test_what_is_stored_may_become_less_without_load() -> None:
+    smaller = IDLE[0], replace(IDLE[1], stored={"bucket": -5.0})
+    (found,) = costs(smaller, BUSY, "stored")
+    assert (found.idle, found.per_thousand) == (0.0, 3_080.0)
+    with pytest.raises(UserError, match="bucket fell"):
+        costs(IDLE, (BUSY[0], replace(BUSY[1], stored={"bucket": 0.0})), "stored")
 
 
 def test_metrics_are_summed_by_their_whole_name() -> None:
