@@ -4,7 +4,7 @@ import shutil
 from typing import Any
 
 from sightglass.errors import UserError
-from sightglass.kubernetes.programs import Kubectl, require, run
+from sightglass.kubernetes.programs import Kubectl, ProgramError, require, run
 from sightglass.kubernetes.settings import KubernetesSettings
 from sightglass.settings import REPOSITORY
 
@@ -26,7 +26,13 @@ def ensure(settings: KubernetesSettings) -> str:
         )
     if name in run(["kind", "get", "clusters"]).split():
         return f"using kind cluster {name}"
-    run(["kind", "create", "cluster", f"--name={name}", f"--config={KIND_CONFIG}", "--wait=120s"], timeout=600)
+    try:
+        run(["kind", "create", "cluster", f"--name={name}", f"--config={KIND_CONFIG}", "--wait=120s"], timeout=600)
+    except ProgramError as error:
+        reason = error.stderr.strip().splitlines()[-1] if error.stderr.strip() else "it said nothing"
+        raise UserError(
+            f"kind cannot make a cluster ({reason}): mend that, or name a cluster that is there with KUBE_CONTEXT."
+        ) from None
     return f"made kind cluster {name}"
 
 

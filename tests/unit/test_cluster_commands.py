@@ -136,6 +136,9 @@ def test_kind_cluster_is_made_once_and_only_where_none_is_named(
     monkeypatch.delenv("KUBE_CONTEXT")
     assert cluster.remove(kubernetes.load())
     assert calls(tmp_path)[-1] == "kind delete cluster --name=sightglass"
+    fake(tmp_path, "kind", "[ $1 = get ] || { echo 'no such host' >&2; exit 1; }")
+    with pytest.raises(UserError, match=r"kind cannot make a cluster \(no such host\): mend that, or name a cluster"):
+        cluster.ensure(kubernetes.load())
 
 
 @pytest.mark.parametrize(
