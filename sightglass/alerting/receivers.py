@@ -80,6 +80,20 @@ def secret_files(settings: Settings, alerts_url: str) -> dict[str, str]:
     return files
 
 
+def ports(settings: Settings) -> list[int]:
+    """TCP ports that the channels are reached at; a policy of a cluster has to allow them."""
+    found: set[int] = set()
+    for secret in (settings.alert_webhook_url, settings.alert_slack_url):
+        if secret is not None:
+            parts = urlsplit(secret.get_secret_value())
+            found.add(parts.port or (80 if parts.scheme == "http" else 443))
+    if settings.alert_pagerduty_key is not None:
+        found.add(443)
+    if settings.alert_smtp is not None:
+        found.add(int(settings.alert_smtp.rpartition(":")[2]))
+    return sorted(found)
+
+
 def sentence(settings: Settings) -> str:
     """Where alerts go, for people; never a secret."""
     names = [way.name for way in channels(settings)]

@@ -18,7 +18,7 @@ from sightglass import polling, tables, up
 from sightglass.alerting import receivers
 from sightglass.credentials import Credentials
 from sightglass.errors import UserError
-from sightglass.kubernetes import charts, cluster, image, manifests, releases, rollout, secrets
+from sightglass.kubernetes import charts, cluster, image, manifests, policies, releases, rollout, secrets
 from sightglass.kubernetes.charts import Chart, Image
 from sightglass.kubernetes.forward import Forwards
 from sightglass.kubernetes.place import NAMESPACES, OBSERVABILITY, ClusterPlace
@@ -211,6 +211,8 @@ def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any],
     manifests.with_deployment_attribute(objects, place.environment)
     manifests.without_targets(objects, planned.settings.left_out)
     manifests.with_receivers(objects, planned.local)
+    if ports := receivers.ports(planned.local):
+        objects.append(policies.to_receivers(ports))
     if planned.settings.storage_class:
         manifests.with_storage_class(objects, planned.settings.storage_class)
     made = secrets.objects(planned.kubectl, kept, place)
@@ -227,9 +229,9 @@ def _apply(planned: Plan, objects: list[Any], secret_objects: list[Any], service
     _forget_other_job(kubectl, service)
     values = {"without": sorted(planned.settings.left_out), "service_image": service}
     changed += kubectl.apply([*secret_objects, *rest, manifests.record(values)])
-    present = kubectl.get("configmaps", "--all-namespaces", f"--selector={_PART_OF}")
+    present = kubectl.get("configmaps,networkpolicies", "--all-namespaces", f"--selector={_PART_OF}")
     for stale in manifests.stale([*rest, manifests.record(values)], present):
-        kubectl("delete", "configmap", stale["metadata"]["name"], f"--namespace={stale['metadata']['namespace']}")
+        kubectl("delete", stale["kind"], stale["metadata"]["name"], f"--namespace={stale['metadata']['namespace']}")
         changed.append(f"{label(stale)} (deleted)")
     return changed
 

@@ -11,7 +11,7 @@ from ml_telemetry import signals
 from sightglass.alerting import receivers
 from sightglass.kubernetes.charts import CHECKSUM
 from sightglass.kubernetes.place import OBSERVABILITY
-from sightglass.kubernetes.programs import run
+from sightglass.kubernetes.programs import key, run
 from sightglass.settings import REPOSITORY, Settings
 
 FOLDER = REPOSITORY / "manifests"
@@ -134,13 +134,9 @@ def references(spec: Object) -> Iterator[tuple[str, str]]:
 
 
 def stale(rendered: list[Object], present: list[Object]) -> list[Object]:
-    """ConfigMaps of ours in the cluster that are rendered no more."""
-    kept = {
-        (found["metadata"]["namespace"], found["metadata"]["name"])
-        for found in rendered
-        if "namespace" in found["metadata"]
-    }
-    return [found for found in present if (found["metadata"]["namespace"], found["metadata"]["name"]) not in kept]
+    """Objects of ours in the cluster that are rendered no more."""
+    kept = {key(found) for found in rendered}
+    return [found for found in present if key(found) not in kept]
 
 
 def record(values: Mapping[str, Any]) -> Object:

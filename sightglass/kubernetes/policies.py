@@ -4,6 +4,7 @@ Each arrow becomes an egress rule where it begins and an ingress rule where it e
 allows. The kubelet's probes and ``kubectl port-forward`` come from the node and are no arrows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,16 @@ def manifest() -> str:
     for name in sorted({end for arrow in ARROWS for end in (arrow.source, arrow.target)} - {ANYWHERE}):
         policies.append(_policy(name))
     return yaml.safe_dump_all(policies, sort_keys=False)
+
+
+def to_receivers(ports: Sequence[int]) -> dict[str, Any]:
+    """Leave for Alertmanager to notify people, wherever they are."""
+    name = "alertmanager"
+    rule = _rule("to", ANYWHERE, tuple(ports))
+    spec = {"podSelector": {"matchLabels": {_LABEL: name}}, "policyTypes": ["Egress"], "egress": [rule]}
+    policy = _object(f"{name}-receivers", home(name), spec)
+    policy["metadata"]["labels"] = {"app.kubernetes.io/part-of": "sightglass"}
+    return policy
 
 
 def _object(name: str, space: str, spec: dict[str, Any]) -> dict[str, Any]:

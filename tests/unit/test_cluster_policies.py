@@ -107,6 +107,15 @@ def test_a_missing_rule_is_seen(loaded: list[Policy], name: str, direction: str)
     assert wrong(cut)
 
 
+def test_receivers_of_people_may_be_reached_where_some_are_named(loaded: list[Policy]) -> None:
+    assert not allowed(loaded, "alertmanager", OUTSIDE, 587)
+    more = [*loaded, policies.to_receivers([587])]
+    assert allowed(more, "alertmanager", OUTSIDE, 587)
+    assert not allowed(more, "alertmanager", OUTSIDE, 25)
+    assert allowed(more, "alertmanager", "collector", 3501)
+    assert not allowed(more, "loki", OUTSIDE, 587)
+
+
 def addresses() -> dict[str, set[tuple[str, int]]]:
     """Every Service and port that a program is told of, by the program."""
     files: dict[str, list[Path]] = {

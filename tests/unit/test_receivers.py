@@ -139,6 +139,14 @@ def test_wrong_value_is_named_and_no_secret_is_printed(
         assert environment[name] not in str(error.value)
 
 
+def test_ports_are_those_of_the_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert receivers.ports(loaded(monkeypatch)) == []
+    assert receivers.ports(loaded(monkeypatch, SIGHTGLASS_ALERT_WEBHOOK_URL="http://example.org:8080/x")) == [8080]
+    assert receivers.ports(loaded(monkeypatch, SIGHTGLASS_ALERT_WEBHOOK_URL="http://example.org/x")) == [80]
+    assert receivers.ports(loaded(monkeypatch, **{**MAIL, "SIGHTGLASS_ALERT_SMTP": "example.org:587"})) == [587]
+    assert 443 in receivers.ports(loaded(monkeypatch, **ALL))
+
+
 def planned(monkeypatch: pytest.MonkeyPatch, folder: Path, **environment: str) -> Component:
     monkeypatch.setenv("SIGHTGLASS_STATE_DIR", str(folder))
     made = components.build(loaded(monkeypatch, **environment), credentials.Credentials(), up.PLANNED_PROGRAMS, None)
