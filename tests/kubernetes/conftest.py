@@ -1,5 +1,6 @@
 """A cluster that the tests may change: everything is deployed to it once, by the command of a person."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from rich.console import Console
 from sightglass import build, settings
 from sightglass.kubernetes import deploy
 from sightglass.kubernetes import settings as kubernetes
-from sightglass.kubernetes.programs import Kubectl
+from sightglass.kubernetes.programs import Kubectl, label
 from sightglass.settings import REPOSITORY
 from tests.kubernetes import server_images
 from tests.kubernetes.rendering import STAND_INS
@@ -92,9 +93,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         first = run(("deploy",), environment, 900)
         made = Cluster(loaded.context, environment, first, time.monotonic() - began)
         print(first.stdout)
+        assert left_over(made.kubectl)
         yield made
         gone = made.command("undeploy")
         print(gone.stdout)
         assert gone.returncode == 0, gone.stdout
-        left = [found["metadata"]["name"] for found in made.kubectl.get("namespaces")]
-        assert not [name for name in left if name.startswith("sightglass")]
+        assert left_over(made.kubectl) == []
+
+
+def left_over(kubectl: Kubectl) -> list[str]:
+    """What is still there of a deployment, in every namespace and of none."""
+    kinds = "namespaces,clusterroles,clusterrolebindings,persistentvolumes"
+    found = [item for kind in kinds.split(",") for item in kubectl.get(kind)]
+    return [label(item) for item in found if "sightglass" in json.dumps(item)]

@@ -18,14 +18,14 @@ import pytest
 
 from sightglass import polling
 from sightglass import settings as names
-from sightglass.backends import Loki, Tempo
+from sightglass.backends import Loki, Prometheus, Tempo
 from sightglass.kubernetes import deploy, rollout
 from sightglass.kubernetes import settings as kubernetes
-from sightglass.kubernetes.place import namespace
+from sightglass.kubernetes.place import APPLICATION, NODE, OBSERVABILITY, namespace
 from sightglass.polling import NotYet
 from sightglass.target import Target
 from sightglass.verify.predictions import TEXTS, Prediction, predict
-from sightglass.verify.signals import REQUEST_SPANS, SECOND
+from sightglass.verify.signals import HTTP_COUNT, REQUEST_SPANS, SECOND
 from tests.kubernetes.conftest import Cluster
 
 pytestmark = pytest.mark.timeout(1200)
@@ -138,6 +138,21 @@ def test_deleted_pod_costs_no_line_and_no_span(cluster: Cluster, component: str)
         f"{component}: back after {seconds:.1f} s; {len(load.answered)} answered, {load.refused} refused meanwhile; "
         f"0 lines and 0 traces lost, 0 doubled"
     )
+
+
+def test_replacing_everything_at_once_loses_no_data(cluster: Cluster) -> None:
+    """What an upgrade of every release does at the most."""
+    query = f'sum(max_over_time({HTTP_COUNT}{{service_name="{names.SERVICE}"}}[1h]))'
+    with deploy.reached(kubernetes.load()) as where:
+        made = [predict(where.service_url, text) for text in TEXTS]
+        expect_all(where, made)
+        counted = Prometheus(where.prometheus_url).total(query)
+    for space in (APPLICATION, OBSERVABILITY, NODE):
+        cluster.kubectl("rollout", "restart", "deployments,statefulsets,daemonsets", f"-n{space}")
+    rollout.wait(cluster.kubectl)
+    with deploy.reached(kubernetes.load()) as where:
+        expect_all(where, made)
+        assert Prometheus(where.prometheus_url).total(query) >= counted > 0
 
 
 def test_a_lost_and_a_doubled_line_are_seen(cluster: Cluster) -> None:
