@@ -2,9 +2,9 @@
 
 One run: everything is flushed, an idle time shows what the stack does by itself, then there is load, and everything is
 flushed again. Each figure is the growth of a counter of the server that did the work, less what it would have grown in
-an idle time of that length, divided by the predictions that were counted meanwhile; only processor time is given whole. With ``--outage`` the servers are
-stopped afterwards, and what the Collector's queues then grow by is measured as well. `docs/scaling.md` calculates with
-these figures.
+an idle time of that length, divided by the predictions that were counted meanwhile; only processor time is given whole.
+With ``--outage`` the servers are stopped afterwards, and what the Collector's queues then grow by is measured as well.
+`docs/scaling.md` calculates with these figures.
 """
 
 import subprocess
@@ -248,10 +248,14 @@ class Bench:
         return Waiting(lines, self.queues())
 
     def series(self) -> dict[str, float]:
-        """Active series: of one instance of the service, of each other origin, and all."""
+        """Active series: of one instance of the service, of each other origin, and all; samples a second as well."""
         service = f'{{{signals.SERVICE_NAME.name.replace(".", "_")}="{SERVICE}"}}'
         instances = self.prometheus.total(f"count(count by (service_instance_id) ({service}))")
-        found = {f"one instance of {SERVICE}": self.prometheus.total(f"count({service})") / max(1, instances)}
+        samples = self.prometheus.total(f"sum(count_over_time({service}[1m])) / 60")
+        found = {
+            f"one instance of {SERVICE}": self.prometheus.total(f"count({service})") / max(1, instances),
+            f"one instance of {SERVICE}, samples a second": samples / max(1, instances),
+        }
         for sample in self.prometheus.query('count by (service_name) ({service_name!=""})'):
             if sample.labels["service_name"] != SERVICE:
                 found[sample.labels["service_name"]] = sample.value
