@@ -98,14 +98,14 @@ def dry_run(planned: Plan, console: Console) -> None:
             planned.images[name].reference(settings.image_registry, settings.image_digests == "on")
             for name in chart.images
         )
-        say(f"  {chart.release:<20}{chart.chart} {chart.version} in {chart.namespace}: {used}")
+        say(f"  {chart.release:<22}{chart.chart} {chart.version} in {chart.namespace}: {used}")
     if settings.left_out:
         say(f"left out    {', '.join(sorted(settings.left_out))}")
     say("manifests   of `kubectl kustomize manifests`:")
     objects = manifests.render()
     for kind in sorted({found["kind"] for found in objects}):
         names = ", ".join(found["metadata"]["name"] for found in objects if found["kind"] == kind)
-        say(f"  {kind:<20}{names}")
+        say(f"  {kind:<22}{names}")
 
 
 def _way(settings: KubernetesSettings) -> str:
@@ -137,6 +137,9 @@ def deploy(planned: Plan, console: Console) -> Report:
     wanted = list(_wanted(planned, objects, secret_objects))
     done = releases.install(settings.context, wanted, known, say)
     say(f"{len(wanted)} releases: {_summary(done)}")
+    for name in sorted(settings.left_out & set(known)):
+        # It may have data, which go with a release.
+        say(f"{name} was installed before and stays: `helm -n {known[name].namespace} uninstall {name}` removes it")
     with console.status("waiting for pods"):
         rollout.wait(kubectl, report=lambda name: say(f"{name} is ready"))
     say("everything is ready")
@@ -144,12 +147,9 @@ def deploy(planned: Plan, console: Console) -> Report:
         report = verify(where)
     console.print(tables.verify_table(report))
     console.print(receivers.sentence(planned.local), soft_wrap=True, markup=False, highlight=False)
-    say(f"done; `make connect` opens the ports, `{_again(settings)} make undeploy` takes everything back")
+    context = f"KUBE_CONTEXT={settings.kube_context} " if settings.kube_context else ""
+    say(f"done; `{context}make connect` opens the ports, `{context}make undeploy` takes everything back")
     return report
-
-
-def _again(settings: KubernetesSettings) -> str:
-    return f"KUBE_CONTEXT={settings.kube_context}" if settings.kube_context else ""
 
 
 def _summary(changed: Sequence[str]) -> str:
