@@ -10,7 +10,7 @@ With ``--outage`` the servers are stopped afterwards, and what the Collector's q
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,22 +24,20 @@ from ml_telemetry import signals
 from sightglass import backends, credentials, polling, settings, supervise, tables, target, up
 from sightglass.errors import UserError
 from sightglass.polling import DeadlineError, NotYet
-from sightglass.settings import LOKI_BUCKET, REPOSITORY, SERVICE, TEMPO_BUCKET, Settings
+from sightglass.settings import REPOSITORY, SERVICE, Settings
 from sightglass.target import Target
 from sightglass.verify.signals import PREDICTIONS
 
 THOUSAND: Final = 1_000
 LOOK: Final = 1.0
 """Seconds between two looks at what is only there for a moment."""
-SETTLE: Final = 8.0
-"""Seconds that a number must stay as it is to count as final: longer than any batch or scrape waits."""
+SETTLE: Final = 15.0
+"""Seconds that a number must stay as it is to count as final: longer than any batch waits, or a block is completed."""
 TIMEOUT: Final = 120.0
 QUEUE: Final = "otelcol_exporter_queue_size"
 KEEPERS: Final = ("prometheus", "loki", "tempo")
 """Servers that the Collector keeps signals for while they are down, in the order in which they are started again."""
 HEAD: Final = "prometheus_tsdb_head_series"
-COMPACTED: Final = "meta.compacted.json"
-"""Lies in a block of Tempo's that is in another one by now and will be deleted."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ class Counter:
     metric: str
 
 
+CHUNKS: Final = "bytes of chunks, written to the bucket loki"
+BLOCKS: Final = "bytes of blocks, written to the bucket tempo"
 COUNTERS: Final = (
     Counter("log lines, read by Promtail", "promtail", "promtail_read_lines_total"),
     Counter("log lines, taken by Loki", "loki", "loki_distributor_lines_received_total"),
@@ -60,11 +60,9 @@ COUNTERS: Final = (
     Counter("samples, stored by Prometheus", "prometheus", "prometheus_tsdb_head_samples_appended_total"),
     Counter("exemplars, stored by Prometheus", "prometheus", "prometheus_tsdb_exemplar_exemplars_appended_total"),
     Counter("bytes of Prometheus' write-ahead log", "prometheus", "prometheus_tsdb_wal_storage_size_bytes"),
+    Counter(CHUNKS, "loki", "loki_ingester_chunk_size_bytes_sum"),
+    Counter(BLOCKS, "tempo", "tempo_ingester_flush_size_bytes_sum"),
 )
-STORED: Final = {
-    "bytes of chunks in the bucket loki": LOKI_BUCKET,
-    "bytes of blocks in the bucket tempo": TEMPO_BUCKET,
-}
 PORTS: Final = {
     "promtail": "promtail_http",
     "loki": "loki_http",
@@ -81,7 +79,6 @@ class Reading:
     second: float
     predictions: float
     counters: Mapping[str, float]
-    stored: Mapping[str, float]
     cpu: Mapping[str, float]
     """Seconds of processor time by component."""
 
@@ -147,26 +144,12 @@ def by_label(text: str, metric: str, label: str) -> dict[str, float]:
     return found
 
 
-def blocks(objects: Iterable[tuple[str, int]]) -> int:
-    """Bytes of Tempo's objects, given as name and size, but for blocks that are part of another one by now."""
-    known = list(objects)
-    gone = tuple(name.removesuffix(COMPACTED) for name, _ in known if name.endswith(f"/{COMPACTED}"))
-    return sum(size for name, size in known if not gone or not name.startswith(gone))
-
-
-def chunks(objects: Iterable[tuple[str, int]]) -> int:
-    """Bytes of Loki's chunks; the index is written every quarter of an hour and is not among them."""
-    return sum(size for name, size in objects if not name.startswith("index/"))
-
-
 def costs(idle: tuple[Reading, Reading], load: tuple[Reading, Reading], of: str) -> list[Cost]:
-    """Cost of each number of that kind (``counters``, ``stored`` or ``cpu``) from two pairs of readings.
+    """Cost of each number of that kind (``counters`` or ``cpu``) from two pairs of readings.
 
     Processor time is the whole of it: a server compacts what it has when it likes, also in the idle time.
     """
-    # Of what is stored, old blocks become fewer and smaller meanwhile, and little comes.
-    quiet = {name: _grown(idle, of, name, may_fall=of == "stored") for name in getattr(idle[1], of)}
-    busy = {name: _grown(load, of, name) for name in getattr(load[1], of)}
+    quiet, busy = ({name: _grown(pair, of, name) for name in getattr(pair[1], of)} for pair in (idle, load))
     made = load[1].predictions - load[0].predictions
     if made <= 0:
         raise UserError("No prediction was counted during the load: see `make status`.")
@@ -179,10 +162,8 @@ def costs(idle: tuple[Reading, Reading], load: tuple[Reading, Reading], of: str)
     return found
 
 
-def _grown(pair: tuple[Reading, Reading], of: str, name: str, *, may_fall: bool = False) -> float:
+def _grown(pair: tuple[Reading, Reading], of: str, name: str) -> float:
     before, after = (getattr(reading, of)[name] for reading in pair)
-    if after < before and may_fall:
-        return 0.0
     if after < before:
         raise UserError(f"{name} fell from {before:g} to {after:g}: something was restarted or cut; measure again.")
     return float(after - before)
@@ -209,23 +190,17 @@ class Bench:
         """Bring what is in memory to object storage, and wait until it is there."""
         backends.Loki(self.where.loki_url).flush()
         backends.Tempo(self.where.tempo_url).flush()
-        self._final(lambda: tuple(self.stored().values()), "the buckets")
+        self._final(lambda: [self.counters()[name] for name in (CHUNKS, BLOCKS)], "what is written to object storage")
 
-    def stored(self) -> dict[str, float]:
-        """Bytes in each bucket."""
-        client, found = self.where.s3(), {}
-        for name, bucket in STORED.items():
-            listed = client.list_objects(bucket_name=bucket, recursive=True)
-            sizes = [(entry.object_name, entry.size) for entry in listed]
-            found[name] = float((blocks if bucket == TEMPO_BUCKET else chunks)(sizes))
-        return found
+    def counters(self) -> dict[str, float]:
+        """Every counter now."""
+        texts = {server: self.metrics(server) for server in {counter.server for counter in COUNTERS}}
+        return {counter.name: total(texts[counter.server], counter.metric) for counter in COUNTERS}
 
     def reading(self) -> Reading:
         """Everything now."""
-        texts = {server: self.metrics(server) for server in PORTS}
-        counters = {counter.name: total(texts[counter.server], counter.metric) for counter in COUNTERS}
         cpu = {name: sum(_times(process) for process in family) for name, family in self._families().items()}
-        return Reading(time.monotonic(), self.predictions(), counters, self.stored(), cpu)
+        return Reading(time.monotonic(), self.predictions(), self.counters(), cpu)
 
     def arrived(self) -> None:
         """Wait until the last prediction was counted; its line and spans are there before."""
@@ -387,7 +362,7 @@ def _show(
 ) -> None:
     made = pairs[1][1].predictions - pairs[1][0].predictions
     signals_table = _table(f"Signals of {made:,.0f} predictions, {made / seconds:,.0f} a second", "per thousand")
-    for cost in [*costs(*pairs, "counters"), *costs(*pairs, "stored")]:
+    for cost in costs(*pairs, "counters"):
         signals_table.add_row(cost.name, f"{cost.idle:,.1f}", f"{cost.per_thousand:,.0f}")
     console.print(signals_table)
     processor = _table("Processor time and memory", "CPU seconds per thousand", "most resident MiB")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from load_testing import cost
-from load_testing.cost import COUNTERS, Peaks, Reading, Waiting, blocks, by_label, chunks, costs, queued, total
+from load_testing.cost import COUNTERS, Peaks, Reading, Waiting, by_label, costs, queued, total
 from sightglass.errors import UserError
 from sightglass.polling import NotYet
 
@@ -19,7 +19,7 @@ sent_total_bytes 100
 
 
 def reading(second: float, predictions: float, lines: float) -> Reading:
-    return Reading(second, predictions, {"lines": lines}, {"bucket": lines}, {"loki": lines})
+    return Reading(second, predictions, {"lines": lines}, {"loki": lines})
 
 
 IDLE = reading(100, 0, 0), reading(110, 0, 20)
@@ -27,11 +27,10 @@ IDLE = reading(100, 0, 0), reading(110, 0, 20)
 BUSY = reading(110, 0, 20), reading(130, 500, 20 + 40 + 1_500)
 
 
-@pytest.mark.parametrize("of", ["counters", "stored"])
-def test_what_grows_by_itself_is_no_cost(of: str) -> None:
-    (found,) = costs(IDLE, BUSY, of)
+def test_what_grows_by_itself_is_no_cost() -> None:
+    (found,) = costs(IDLE, BUSY, "counters")
     assert (found.idle, found.per_thousand) == (2.0, 3_000.0)
-    (twice,) = costs(IDLE, (BUSY[0], replace(BUSY[1], predictions=1_000)), of)
+    (twice,) = costs(IDLE, (BUSY[0], replace(BUSY[1], predictions=1_000)), "counters")
     assert twice.per_thousand == 1_500.0
 
 
@@ -47,32 +46,12 @@ def test_no_predictions_and_falling_counters_are_said() -> None:
         costs(IDLE, (BUSY[0], reading(130, 500, 7)), "counters")
 
 
-def test_what_is_stored_may_become_less_without_load() -> None:
-    smaller = IDLE[0], replace(IDLE[1], stored={"bucket": -5.0})
-    (found,) = costs(smaller, BUSY, "stored")
-    assert (found.idle, found.per_thousand) == (0.0, 3_080.0)
-    with pytest.raises(UserError, match="bucket fell"):
-        costs(IDLE, (BUSY[0], replace(BUSY[1], stored={"bucket": 0.0})), "stored")
-
-
 def test_metrics_are_summed_by_their_whole_name() -> None:
     assert total(METRICS, "sent_total") == 12
     assert total(METRICS, "sent_total_bytes") == 100
     assert by_label(METRICS, "sent_total", "exporter") == {"loki": 3, "tempo": 9}
     with pytest.raises(NotYet, match="there is no sent_tota"):
         total(METRICS, "sent_tota")
-
-
-def test_a_block_that_is_part_of_another_does_not_count_twice() -> None:
-    objects = [("t/1/data", 100), ("t/1/meta.json", 1), ("t/2/data", 100), ("t/2/meta.json", 1), ("t/12/data", 210)]
-    assert blocks(objects) == 412
-    assert blocks([*objects[:3], ("t/2/meta.compacted.json", 1), objects[4]]) == 311
-    # Only that block, none whose name begins like it.
-    assert blocks([*objects, ("t/1/meta.compacted.json", 1)]) == 311
-
-
-def test_the_index_is_no_chunk() -> None:
-    assert chunks([("fake/a/1", 10), ("fake/b/2", 5), ("index/index_1/x.tsdb.gz", 100)]) == 15
 
 
 def test_peaks_are_kept() -> None:
