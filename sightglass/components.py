@@ -86,6 +86,11 @@ def build(
     return components
 
 
+def prometheus_files() -> list[Path]:
+    """Prometheus' native files: its configuration and its rules."""
+    return [PROMETHEUS_CONFIG, *sorted(PROMETHEUS_CONFIG.parent.glob("*.rules.yaml"))]
+
+
 def _write_all(folder: Path, files: Mapping[Path, str]) -> None:
     """Make the folder hold these files and nothing else, each for its owner only: some hold a secret."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +203,7 @@ class _Maker:
 
     def prometheus(self) -> Component:
         url = self.settings.url("prometheus")
-        native = [PROMETHEUS_CONFIG, *sorted(PROMETHEUS_CONFIG.parent.glob("*.rules.yaml"))]
+        native = prometheus_files()
         folder = self.settings.run_dir / "prometheus"
         written = {} if self.settings.alert_pace == 1 else {folder / file.name: self._paced(file) for file in native}
         return Component(

@@ -12,7 +12,7 @@ from sightglass import components, credentials, settings, up
 from sightglass.alerting import pace
 from sightglass.components import HELM_CONFIG, Component
 
-NATIVE = [*sorted((HELM_CONFIG / "prometheus").glob("*.yaml")), HELM_CONFIG / "alertmanager" / "alertmanager.yaml"]
+NATIVE = [*components.prometheus_files(), HELM_CONFIG / "alertmanager" / "alertmanager.yaml"]
 WAITING = {
     *("for", "keep_firing_for", "interval", "scrape_interval", "scrape_timeout", "evaluation_interval"),
     *("group_wait", "group_interval"),
@@ -159,7 +159,7 @@ def test_stack_at_pace_one_runs_the_native_files(monkeypatch: pytest.MonkeyPatch
         prepare = plan[name].prepare
         assert prepare
         prepare()
-    for file in sorted((HELM_CONFIG / "prometheus").glob("*.yaml")):
+    for file in components.prometheus_files():
         assert (folder / file.name).resolve() == file
     alertmanager = tmp_path / "run" / "alertmanager" / "alertmanager.yaml"
     assert alertmanager.read_bytes() == NATIVE[-1].read_bytes()
@@ -175,7 +175,7 @@ def test_stack_at_another_pace_runs_changed_copies(monkeypatch: pytest.MonkeyPat
         assert prepare
         prepare()
         assert plan[name].digest() != calm[name].digest()
-    for file in sorted((HELM_CONFIG / "prometheus").glob("*.yaml")):
+    for file in components.prometheus_files():
         assert not (folder / file.name).is_symlink()
         assert (folder / file.name).read_text() == pace.paced(file.read_text(), 10)
     assert load((folder / "prometheus.yaml").read_text())["global"]["scrape_interval"] == "1500ms"
