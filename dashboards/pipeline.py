@@ -8,9 +8,11 @@ from dashboards.panels import lines, number, states
 from dashboards.queries import or_zero, prom, prom_now, rate, total
 from dashboards.variables import interval
 from ml_telemetry import signals
+from sightglass.environments import SCRAPED
 
 _SIGNALS = {"spans": "spans", "metric_points": "points", "log_records": "lines"}
 """The Collector's names of what it carries, and ours."""
+_SERVERS = "|".join(sorted({*SCRAPED, "minio"}))
 _COLLECTOR = 'service_name="otel-collector"'
 
 
@@ -124,8 +126,8 @@ def _delay() -> Row:
             ),
             states(
                 "Servers",
-                "Whether Prometheus can scrape each server; the Collector and the services push and are not here.",
-                prom('max by (service_name) (up{job=~"servers|minio"})', "{{service_name}}"),
+                "Whether each server can be scraped, in a cluster every one of it; the Collector and the services push.",
+                prom(f'min by (service_name) (up{{service_name=~"{_SERVERS}"}})', "{{service_name}}"),
                 names={1: ("up", GREEN), 0: ("down", RED)},
                 width=8,
                 height=8,

@@ -58,6 +58,8 @@ ARROWS = (
     _arrow("loki", "minio", "minio"),
     _arrow("tempo", "minio", "minio"),
     _arrow(STORAGE, "minio", "minio"),
+    # It scrapes itself at the address that others know.
+    _arrow("prometheus", "prometheus", "prometheus"),
     _arrow("prometheus", "alertmanager", "alertmanager"),
     _arrow("prometheus", "loki", "loki_http"),
     _arrow("prometheus", "tempo", "tempo_http"),
