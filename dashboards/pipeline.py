@@ -126,7 +126,7 @@ def _delay() -> Row:
             ),
             states(
                 "Servers",
-                "Whether each server can be scraped, in a cluster every one of it; the Collector and the services push.",
+                "Whether each server can be scraped, in a cluster each of its pods; services push.",
                 prom(f'min by (service_name) (up{{service_name=~"{_SERVERS}"}})', "{{service_name}}"),
                 names={1: ("up", GREEN), 0: ("down", RED)},
                 width=8,
