@@ -226,17 +226,28 @@ def test_alerts_of_the_cluster_are_listed(cluster: Cluster) -> None:
     assert isinstance(json.loads(done.stdout), dict)
 
 
+CONNECTING = """
+import socket, sys, time
+def state(name):
+    host, port = name.split(":")
+    try:
+        socket.create_connection((host, int(port)), 2).close()
+        return "open"
+    except OSError:
+        return "closed"
+# A plugin hears of a new pod a moment after it runs.
+end = time.monotonic() + 10
+while "open" in (found := [state(name) for name in sys.argv[1:]]) and time.monotonic() < end:
+    time.sleep(0.5)
+for pair in zip(sys.argv[1:], found):
+    print(*pair)
+"""
+
+
 def test_policies_refuse_what_is_no_arrow(cluster: Cluster) -> None:
     place = ClusterPlace()
     allowed, refused = place.address("service"), place.address("minio")
-    script = (
-        "import socket, sys\n"
-        "for name in sys.argv[1:]:\n"
-        "    host, port = name.split(':')\n"
-        "    try:\n        socket.create_connection((host, int(port)), 3).close()\n        print(name, 'open')\n"
-        "    except OSError:\n        print(name, 'closed')\n"
-    )
-    name = printing(cluster, script, allowed, refused)
+    name = printing(cluster, CONNECTING, allowed, refused)
     said = dict(line.split() for line in cluster.kubectl("logs", name, f"-n{APPLICATION}").splitlines())
     cluster.kubectl("delete", "pod", name, f"-n{APPLICATION}", "--wait=false")
     if said == {allowed: "open", refused: "open"}:
