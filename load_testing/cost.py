@@ -31,8 +31,10 @@ from sightglass.verify.signals import PREDICTIONS
 THOUSAND: Final = 1_000
 LOOK: Final = 1.0
 """Seconds between two looks at what is only there for a moment."""
-SETTLE: Final = 15.0
-"""Seconds that a number must stay as it is to count as final: longer than any batch waits, or a block is completed."""
+ARRIVAL: Final = 6.0
+"""Seconds that no prediction must be counted for the last one to have been: longer than anything waits on its way."""
+COMPLETION: Final = 15.0
+"""Seconds that nothing must be written for the last block to have been: longer than Tempo takes to complete one."""
 TIMEOUT: Final = 120.0
 QUEUE: Final = "otelcol_exporter_queue_size"
 KEEPERS: Final = ("prometheus", "loki", "tempo")
@@ -190,7 +192,7 @@ class Bench:
         """Bring what is in memory to object storage, and wait until it is there."""
         backends.Loki(self.where.loki_url).flush()
         backends.Tempo(self.where.tempo_url).flush()
-        self._final(lambda: [self.counters()[name] for name in (CHUNKS, BLOCKS)], "what is written to object storage")
+        self._final(lambda: [self.counters()[name] for name in (CHUNKS, BLOCKS)], COMPLETION, "what is stored")
 
     def counters(self) -> dict[str, float]:
         """Every counter now."""
@@ -204,7 +206,7 @@ class Bench:
 
     def arrived(self) -> None:
         """Wait until the last prediction was counted; its line and spans are there before."""
-        self._final(self.predictions, "counted predictions")
+        self._final(self.predictions, ARRIVAL, "counted predictions")
 
     def look(self, peaks: Peaks) -> None:
         """Note what is only there for a moment."""
@@ -249,15 +251,15 @@ class Bench:
                 found[name] = [parent, *parent.children(recursive=True)]
         return found
 
-    def _final(self, look: Callable[[], object], what: str) -> None:
-        """Wait until a look sees the same for a while."""
+    def _final(self, look: Callable[[], object], seconds: float, what: str) -> None:
+        """Wait until a look sees the same for that long."""
         seen: list[tuple[float, object]] = []
 
         def same() -> None:
             now = look()
             if not seen or seen[-1][1] != now:
                 seen.append((time.monotonic(), now))
-            if time.monotonic() - seen[-1][0] < SETTLE:
+            if time.monotonic() - seen[-1][0] < seconds:
                 raise NotYet(f"{what} still change")
 
         polling.until(same, timeout=TIMEOUT, interval=LOOK, what=f"{what} to be final")
@@ -329,8 +331,6 @@ def main(users: int, seconds: float, idle: float, down: float) -> None:
     try:
         with console.status("warming up") as status:
             load(users, 10, lambda: None)
-            bench.arrived()
-            status.update("flushing")
             bench.flush()
             quiet = bench.reading()
             status.update(f"{idle:g} s without load")

@@ -17,10 +17,9 @@ def test_costs_are_measured_on_a_running_stack(stack: Running) -> None:
     assert done.returncode == 0, done.stderr
     found = dict(re.findall(r"^│ (.+?)\s+│.*?\s([\d,.-]+)\s+│$", done.stdout, re.MULTILINE))
     value = {name: float(text.replace(",", "")) for name, text in found.items()}
-    lines, spans, samples = (value[COUNTERS[place].name] for place in (1, 3, 5))
-    # One line and at least four spans a prediction, and no more samples than without.
+    lines, spans = (value[COUNTERS[place].name] for place in (1, 3))
+    # One line and some spans for each prediction, nothing lost and nothing twice.
     assert 990 < lines < 1_050, done.stdout
     assert 4_000 < spans < 10_000, done.stdout
-    assert abs(samples) < 1_000_000, done.stdout
     assert all(value[name] > 0 for name in (CHUNKS, BLOCKS)), done.stdout
     assert 10 < value[f"active series, one instance of {SERVICE}"] < value["active series, all"], done.stdout
