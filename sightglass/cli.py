@@ -1,11 +1,12 @@
 """Commands for people and programs; ``make`` targets stand in front of them."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -143,11 +144,14 @@ def undeploy() -> None:
 def connect() -> None:
     """Open the cluster's ports on this machine until it is interrupted, and print their addresses."""
     loaded = settings.load()
+    over = threading.Event()
+    # Also where whoever started it ignores the one, as a shell does for what it puts into the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
     with deploy.reached(kubernetes.load(), ports=loaded.ports) as where:
-        print("\n".join(where.lines()))
+        print("\n".join(where.lines()), flush=True)
         print("These addresses are open until Ctrl-C.", file=sys.stderr, flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        over.wait()
 
 
 @main.command("verify")
@@ -244,6 +248,8 @@ def _known_stack(loaded: Settings) -> stack.Stack:
 def _reached(where: str) -> Iterator[target.Target]:
     """The target that ``--target`` names."""
     if where == "kind":
+        # Ends what forwards the ports as well.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         with deploy.reached(kubernetes.load()) as found:
             yield found
     else:
