@@ -72,7 +72,7 @@ def test_exactly_the_signal_of_a_stopped_server_is_lost(stack: Running, componen
                 raise NotYet(f"delays {delays}, lost {lost}, before {before}")
             return {name: value for name, value in delays.items() if value >= LIMIT}
 
-        assert set(polling.until(missing, timeout=WAIT, what=f"{signal} to be lost")) == {signal}
+        assert set(polling.until(missing, timeout=2 * WAIT, what=f"{signal} to be lost")) == {signal}
         after = by_signal(stack, LOST.prometheus_name)
         assert {name for name in after if after[name] > before[name]} == {signal}
         # It lives, and says of itself that it is ready.

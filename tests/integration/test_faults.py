@@ -58,7 +58,7 @@ def test_every_row_is_green_when_all_runs(stack: Running) -> None:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_with_one_server_stopped_exactly_its_rows_are_red(stack: Running, component: str) -> None:
     stop(stack, component)
-    done = stack.command("verify", "--json", "--timeout", "12")
+    done = stack.command("verify", "--json", "--timeout", "15")
     report = json.loads(done.stdout)
     red = {(row["kind"], row["name"]): row["detail"] for row in report["rows"] if not row["ok"]}
     expected = {(check.kind, check.name) for check in checks_of(stack.target) if component in check.needs}
