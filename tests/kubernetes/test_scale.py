@@ -658,6 +658,12 @@ def test_collector_takes_the_agents_file(servers: dict[str, Path], overlay: list
     assert balancing["routing_key"] == "traceID"
     assert set(balancing["resolver"]) == {"dns"}
     assert set(balancing) == {"routing_key", "resolver", "protocol", "retry_on_failure", "sending_queue"}
+    # Unlike other exporters it has no defaults for these, and does not retry unless it is told to.
+    assert balancing["retry_on_failure"]["enabled"] is True
+    assert {"initial_interval", "randomization_factor", "multiplier", "max_interval"} < set(
+        balancing["retry_on_failure"]
+    )
+    assert {"queue_size", "sizer", "num_consumers", "batch"} < set(balancing["sending_queue"])
     queue = {name: balancing[name] for name in ("retry_on_failure", "sending_queue")}
     # What one gateway did not take must come back to be given to another.
     assert [balancing["protocol"]["otlp"][name]["enabled"] for name in queue] == [False, False]
