@@ -137,10 +137,7 @@ def test_every_address_that_a_program_is_told_can_be_reached(loaded: list[Policy
     told = {name: found for name, found in addresses().items() if found}
     assert set(told) == set(addresses())
     refused = {
-        (name, host)
-        for name, found in told.items()
-        for host, port in found
-        if not allowed(loaded, name, host, port)
+        (name, host) for name, found in told.items() for host, port in found if not allowed(loaded, name, host, port)
     }
     assert refused == set()
 
