@@ -90,8 +90,6 @@ class Chart:
     """What is ready when the release is: ``statefulset/loki``."""
     storage_class: str | None = None
     """Path of the value that holds the StorageClass of its volume, if it has one."""
-    fed_by: tuple[str, ...] = ()
-    """Releases whose data it shows or that keep its data."""
 
     @property
     def values(self) -> Path:
