@@ -79,26 +79,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     }
     alerts = [name for name in os.environ if name.startswith("SIGHTGLASS_ALERT_")]
     environment = {name: value for name, value in os.environ.items() if name not in alerts} | own
+    # Only while they are read: other tests ask the environment what there is.
     with pytest.MonkeyPatch.context() as patch:
         for name, value in own.items():
             patch.setenv(name, value)
         loaded, local = kubernetes.load(), settings.load()
         if deploy.deployed(Kubectl(loaded.context)) is not None:
             pytest.skip(f"something is deployed to {loaded.context} already: `make undeploy` takes it back")
-        built = build.ensure_binaries(bin_dir=local.bin_dir, cache_dir=local.cache_dir, console=Console(stderr=True))
-        if loaded.loader:
-            base = os.environ.get("BASE_IMAGE", "debian:bookworm-slim")
-            server_images.load(loaded.loader, server_images.write(built, base, folder))
-        began = time.monotonic()
-        first = run(("deploy",), environment, 900)
-        made = Cluster(loaded.context, environment, first, time.monotonic() - began)
-        print(first.stdout)
-        assert left_over(made.kubectl)
-        yield made
-        gone = made.command("undeploy")
-        print(gone.stdout)
-        assert gone.returncode == 0, gone.stdout
-        assert left_over(made.kubectl) == []
+    built = build.ensure_binaries(bin_dir=local.bin_dir, cache_dir=local.cache_dir, console=Console(stderr=True))
+    if loaded.loader:
+        base = os.environ.get("BASE_IMAGE", "debian:bookworm-slim")
+        server_images.load(loaded.loader, server_images.write(built, base, folder))
+    began = time.monotonic()
+    first = run(("deploy",), environment, 900)
+    made = Cluster(loaded.context, environment, first, time.monotonic() - began)
+    print(first.stdout)
+    assert left_over(made.kubectl)
+    yield made
+    gone = made.command("undeploy")
+    print(gone.stdout)
+    assert gone.returncode == 0, gone.stdout
+    assert left_over(made.kubectl) == []
 
 
 def left_over(kubectl: Kubectl) -> list[str]:
