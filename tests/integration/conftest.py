@@ -73,8 +73,3 @@ def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Itera
 def logs(stack: Running) -> Path:
     """The folder whose files Promtail tails."""
     return stack.settings.service_logs_dir
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Links first: behind the floods of the fault tests each of their searches takes Tempo half a minute."""
-    items.sort(key=lambda item: "test_links" not in item.nodeid)
