@@ -8,7 +8,7 @@ LOCK = $(BIN)/uv pip compile pyproject.toml --generate-hashes --no-emit-index-ur
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help up down clean status env logs verify alerts deploy undeploy connect load bench cost latency links drill generate test unit integration cluster unit-and-cluster servers check format lock
+.PHONY: help up down clean status env logs verify alerts deploy undeploy connect load bench cost latency links drill generate test unit integration cluster servers check format lock
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -70,7 +70,8 @@ generate: $(VENV)/ready ## write dashboards, alert rules and kustomize's inputs 
 	@$(BIN)/python -m sightglass.kubernetes.generated
 
 test: check servers ## everything: static checks, unit tests, tests on a stack and on a cluster of their own
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit-and-cluster integration
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit integration
+	@$(MAKE) --no-print-directory cluster
 
 servers: $(VENV)/ready ## build the servers that are missing, once per machine
 	@$(BIN)/python -m sightglass.build > /dev/null
@@ -87,10 +88,6 @@ integration: servers ## tests that start a stack of their own, beside a running 
 
 cluster: servers ## tests that need a cluster (KUBE_CONTEXT), charts (CHARTS_DIR) or a container engine; others skip
 	@$(BIN)/pytest tests/kubernetes $(ARGS)
-
-unit-and-cluster: # one after the other, beside the integration tests, which mostly wait
-	@$(MAKE) --no-print-directory unit
-	@$(MAKE) --no-print-directory cluster
 
 format: $(VENV)/ready ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
