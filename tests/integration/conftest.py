@@ -1,75 +1,22 @@
-"""A stack of the tests' own, on ports and in a folder of its own, started by the same command as a person's."""
+"""What all folders share; each has a stack of its own (:func:`tests.integration.running.stack`)."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sightglass import credentials, processes, settings, target, up
-from sightglass.settings import REPOSITORY
 from tests.integration.receiver import Receiver
 from tests.integration.running import Running
-
-PORT_OFFSET = 12000 + int(os.environ.get("SIGHTGLASS_PORT_OFFSET", "0"))
-"""Clear of a person's own ports, of a second stack 10,000 above, and of the ports that the system gives to clients."""
-PACE = 10
-"""How much faster than native this stack's alerting is."""
 
 
 @pytest.fixture(scope="session")
 def receiver() -> Iterator[Receiver]:
-    """Whom the stack notifies."""
+    """Whom the stacks notify."""
     with Receiver() as made:
         yield made
 
 
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("stack")
-    own = {
-        "SIGHTGLASS_STATE_DIR": str(folder),
-        "SIGHTGLASS_PORT_OFFSET": str(PORT_OFFSET),
-        "SIGHTGLASS_ALERT_PACE": str(PACE),
-        "SIGHTGLASS_ALERT_WEBHOOK_URL": receiver.url("/webhook"),
-    }
-    foreign = [name for name in os.environ if name.endswith("_PORT") or name.startswith("SIGHTGLASS_ALERT_")]
-    clean = {name: value for name, value in os.environ.items() if name not in foreign}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in foreign:
-            patch.delenv(name)
-        for name, value in own.items():
-            patch.setenv(name, value)
-        loaded = settings.load()
-    environment = {**clean, **own}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "sightglass", "up"],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=2400,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        secrets = credentials.load(up.credentials_file(loaded))
-        running = Running(
-            loaded, environment, target.local(loaded, secrets, grafana=not up.grafana_file(loaded).exists()), secrets
-        )
-        yield running
-        down = running.command("down")
-        assert down.returncode == 0, down.stderr
-        left = processes.find(lambda marker: marker.startswith(f"{folder}#"))
-        assert left == []
-    finally:
-        processes.end(lambda marker: marker.startswith(f"{folder}#"), grace=5)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def logs(stack: Running) -> Path:
     """The folder whose files Promtail tails."""
     return stack.settings.service_logs_dir

@@ -10,8 +10,7 @@ from sightglass import settings as names
 from sightglass.canary import DELAY, LOST, PROBE_EVENT, PROBES, SIGNAL, SPAN
 from sightglass.polling import NotYet
 from sightglass.verify.signals import SECOND
-from tests.integration.conftest import PACE
-from tests.integration.running import Running
+from tests.integration.running import PACE, Running
 
 WAIT = 30.0
 LIMIT = names.CANARY_TIMEOUT / PACE

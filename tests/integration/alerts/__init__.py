@@ -1,0 +1,1 @@
+"""One stack for faults of every kind, floods among them."""

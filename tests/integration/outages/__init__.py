@@ -1,0 +1,1 @@
+"""One stack for tests that stop its servers and start them again."""

@@ -1,0 +1,1 @@
+"""One stack for tests that leave it as it is."""
