@@ -79,7 +79,8 @@ class Reading:
     """Everything that is measured at one moment: seconds of a steady clock, and numbers by name."""
 
     second: float
-    predictions: float
+    predictions: Mapping[str, float]
+    """How many were counted by instance: a sum would fall when Prometheus forgets an instance that has ended."""
     counters: Mapping[str, float]
     cpu: Mapping[str, float]
     """Seconds of processor time by component."""
@@ -152,7 +153,7 @@ def costs(idle: tuple[Reading, Reading], load: tuple[Reading, Reading], of: str)
     Processor time is the whole of it: a server compacts what it has when it likes, also in the idle time.
     """
     quiet, busy = ({name: _grown(pair, of, name) for name in getattr(pair[1], of)} for pair in (idle, load))
-    made = load[1].predictions - load[0].predictions
+    made = predicted(load)
     if made <= 0:
         raise UserError("No prediction was counted during the load: see `make status`.")
     seconds = load[1].second - load[0].second
@@ -162,6 +163,12 @@ def costs(idle: tuple[Reading, Reading], load: tuple[Reading, Reading], of: str)
         by_itself = 0.0 if of == "cpu" else rate * seconds
         found.append(Cost(name, rate, (grown - by_itself) / made * THOUSAND))
     return found
+
+
+def predicted(pair: tuple[Reading, Reading]) -> float:
+    """How many predictions were counted between two readings."""
+    before, after = (reading.predictions for reading in pair)
+    return sum(count - before.get(instance, 0) for instance, count in after.items())
 
 
 def _grown(pair: tuple[Reading, Reading], of: str, name: str) -> float:
@@ -184,9 +191,11 @@ class Bench:
         """A server's own metrics."""
         return backends.get(server, f"{self.settings.url(PORTS[server])}/metrics").text
 
-    def predictions(self) -> float:
-        """How many predictions were counted, as Prometheus knows it."""
-        return self.prometheus.total(PREDICTIONS)
+    def predictions(self) -> dict[str, float]:
+        """How many predictions each instance counted, as Prometheus knows it."""
+        label = signals.SERVICE_INSTANCE_ID.label
+        samples = self.prometheus.query(f"sum by ({label}) ({PREDICTIONS})")
+        return {sample.labels[label]: sample.value for sample in samples}
 
     def flush(self) -> None:
         """Bring what is in memory to object storage, and wait until it is there."""
@@ -360,7 +369,7 @@ def _show(
     series: Mapping[str, float],
     queues: Mapping[str, float],
 ) -> None:
-    made = pairs[1][1].predictions - pairs[1][0].predictions
+    made = predicted(pairs[1])
     signals_table = _table(f"Signals of {made:,.0f} predictions, {made / seconds:,.0f} a second", "per thousand")
     for cost in costs(*pairs, "counters"):
         signals_table.add_row(cost.name, f"{cost.idle:,.1f}", f"{cost.per_thousand:,.0f}")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from load_testing import cost
-from load_testing.cost import COUNTERS, Peaks, Reading, Waiting, by_label, costs, queued, total
+from load_testing.cost import COUNTERS, Peaks, Reading, Waiting, by_label, costs, predicted, queued, total
 from sightglass.errors import UserError
 from sightglass.polling import NotYet
 
@@ -19,7 +19,7 @@ sent_total_bytes 100
 
 
 def reading(second: float, predictions: float, lines: float) -> Reading:
-    return Reading(second, predictions, {"lines": lines}, {"loki": lines})
+    return Reading(second, {"a": predictions}, {"lines": lines}, {"loki": lines})
 
 
 IDLE = reading(100, 0, 0), reading(110, 0, 20)
@@ -30,8 +30,15 @@ BUSY = reading(110, 0, 20), reading(130, 500, 20 + 40 + 1_500)
 def test_what_grows_by_itself_is_no_cost() -> None:
     (found,) = costs(IDLE, BUSY, "counters")
     assert (found.idle, found.per_thousand) == (2.0, 3_000.0)
-    (twice,) = costs(IDLE, (BUSY[0], replace(BUSY[1], predictions=1_000)), "counters")
+    (twice,) = costs(IDLE, (BUSY[0], replace(BUSY[1], predictions={"a": 1_000})), "counters")
     assert twice.per_thousand == 1_500.0
+
+
+def test_an_instance_that_prometheus_forgets_is_not_taken_from_the_others() -> None:
+    before = replace(BUSY[0], predictions={"ended": 1_360.0, "a": 10.0})
+    after = replace(BUSY[1], predictions={"a": 500.0, "begun": 10.0})
+    assert predicted((before, after)) == 500.0
+    assert sum(after.predictions.values()) - sum(before.predictions.values()) < 0
 
 
 def test_processor_time_is_the_whole_of_it() -> None:
@@ -41,7 +48,7 @@ def test_processor_time_is_the_whole_of_it() -> None:
 
 def test_no_predictions_and_falling_counters_are_said() -> None:
     with pytest.raises(UserError, match="No prediction was counted"):
-        costs(IDLE, (BUSY[0], replace(BUSY[1], predictions=0)), "counters")
+        costs(IDLE, (BUSY[0], replace(BUSY[1], predictions={"a": 0})), "counters")
     with pytest.raises(UserError, match="lines fell from 20 to 7: something was restarted"):
         costs(IDLE, (BUSY[0], reading(130, 500, 7)), "counters")
 
