@@ -152,7 +152,8 @@ def test_log_line_with_structured_metadata_exactly_once(stack: Running, predicti
 def test_index_labels_are_the_contracts_few(stack: Running, prediction: Prediction) -> None:
     lines_of(stack, prediction.trace_id, prediction.sent)
     start, end = window(prediction.sent)
-    assert stack.loki.index_labels(start=start, end=end) == {
+    # Loki cuts a stream in two by a label of its own, while more comes in than one should take.
+    assert stack.loki.index_labels(start=start, end=end) - {"__stream_shard__"} == {
         *("service_name", "service_namespace", "deployment_environment_name", "level")
     }
 
