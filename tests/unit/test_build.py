@@ -238,8 +238,10 @@ class TestBuilding:
     def test_an_interrupted_build_leaves_nothing(self, build: Build, tiny: Server, cache: Path, tmp_path: Path) -> None:
         fake_go(tmp_path / "slow", 'case "$1" in env) exec "$REAL_GO" "$@";; esac; touch "$STARTED"; exec sleep 60')
         script = (
-            "import sys; from pathlib import Path; from rich.console import Console\n"
+            "import signal, sys; from pathlib import Path; from rich.console import Console\n"
             "from sightglass.build import ensure_binaries; from sightglass.servers import Server\n"
+            # A shell's background job would ignore it.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "tiny = Server('tiny', Path(sys.argv[1]), 'example.test/words', {'tinyd': '.'})\n"
             "ensure_binaries(bin_dir=None, cache_dir=Path(sys.argv[2]), console=Console(), servers=[tiny])\n"
         )
