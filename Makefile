@@ -69,8 +69,9 @@ generate: $(VENV)/ready ## write dashboards, alert rules and kustomize's inputs 
 	@$(BIN)/python -m sightglass.alerting
 	@$(BIN)/python -m sightglass.kubernetes.generated
 
-test: check servers ## everything: static checks, unit tests, tests on a stack and on a cluster of their own
-	@$(MAKE) --no-print-directory unit integration cluster
+test: check servers integration ## everything: static checks, unit tests, tests on a stack and on a cluster of their own
+	@$(NODE_START)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit cluster
 
 servers: $(VENV)/ready ## build the servers that are missing, once per machine
 	@$(BIN)/python -m sightglass.build > /dev/null

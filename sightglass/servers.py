@@ -12,7 +12,8 @@ from sightglass.errors import UserError
 from sightglass.settings import REPOSITORY
 
 SERVERS_DIR = REPOSITORY / "servers"
-BASE_FLAGS = ("-trimpath", "-buildvcs=false")
+BASE_FLAGS = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
+"""No debug information is made that the linker would leave out: that is a tenth of the build."""
 BASE_LDFLAGS = "-s -w"
 
 
