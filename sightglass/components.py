@@ -15,6 +15,7 @@ from sightglass.alerting.pipeline import DELAY_SECONDS
 from sightglass.credentials import Credentials
 from sightglass.grafana import GrafanaHome
 from sightglass.settings import HOST, REPOSITORY, Settings
+from text_classifier.settings import MODEL_NAME
 
 HELM_CONFIG = REPOSITORY / "helm-config"
 _LONGER = 1.2 * DELAY_SECONDS
@@ -43,7 +44,7 @@ class Component:
     feeds: tuple[str, ...] = ()
     """Components that its data goes to: it is stopped before them, so that what it still holds arrives."""
     files: tuple[Path, ...] = ()
-    """Native configuration: a change of their content restarts the program."""
+    """What it reads at its start, native configuration above all: a change of their content restarts the program."""
     written: Mapping[Path, str] = field(default_factory=dict)
     """Configuration that is written before the start, text by file: a change restarts the program."""
     directory: Path | None = None
@@ -56,10 +57,10 @@ class Component:
     """How long the program may take after SIGTERM before it is killed."""
 
     def digest(self) -> str:
-        """Sum over the configuration, native and written."""
+        """Sum over the configuration, native and written; a file that is still to be made counts as empty."""
         total = hashlib.sha256()
         for file in self.files:
-            total.update(file.read_bytes())
+            total.update(file.read_bytes() if file.exists() else b"")
         for file, text in self.written.items():
             total.update(f"{file.name}\0{text}\0".encode())
         return total.hexdigest()
@@ -108,6 +109,16 @@ def _write_all(folder: Path, files: Mapping[Path, str]) -> None:
 def service_environment(settings: Settings) -> dict[str, str]:
     """What the service and its training need to find their model store."""
     return {"BENTOML_HOME": str(settings.models_dir), "BENTOML_DO_NOT_TRACK": "True"}
+
+
+def _served_model(settings: Settings) -> Path:
+    """The file that names the model which is served."""
+    return settings.models_dir / "models" / MODEL_NAME / "latest"
+
+
+def _code(package: str) -> list[Path]:
+    """The modules of a package of the service."""
+    return sorted((REPOSITORY / "example-service" / package).rglob("*.py"))
 
 
 @dataclass(frozen=True)
@@ -385,6 +396,7 @@ class _Maker:
             url=url,
             log=self._service_log(names.SERVICE),
             feeds=("promtail", "collector"),
+            files=(*_code("text_classifier"), *_code("ml_telemetry"), _served_model(self.settings)),
             stop_seconds=20,
         )
 
@@ -405,6 +417,7 @@ class _Maker:
             # What it looks for would be missing until then; nothing waits for the canary itself.
             after=("promtail",),
             feeds=("promtail", "collector"),
+            files=(REPOSITORY / "sightglass" / "canary.py", *_code("ml_telemetry")),
             stop_seconds=3,
         )
 

@@ -46,11 +46,13 @@ class Stack:
     ) -> None:
         """Start what does not run and wait until all is ready; what runs unchanged is left alone.
 
-        ``gates`` holds work that must be done before a component of that name starts (training the model);
+        ``gates`` holds work that must be done before a component of that name starts (training the model); what it
+        makes may be among the component's files, a change of which restarts it.
         ``report`` is told each component's name and the seconds until it was ready. The first failure ends the
         wait: :class:`UserError` names the component, the reason and its log.
         """
         began = time.monotonic()
+        gates = gates or {}
         if self.supervisor.pid() is None:
             self._require_free_ports(self.components)
             for component in self.components:
@@ -58,8 +60,10 @@ class Stack:
                     component.prepare()
             self.supervisor.start(self.components)
         else:
+            for name in self._running() & gates.keys():
+                gates[name]()
             self.supervisor.update(self.components)
-        running = {name for name, state in self.supervisor.states().items() if state.state in ALIVE}
+        running = self._running()
         missing = [component for component in self.components if component.name not in running]
         self._require_free_ports(missing)
         ready = {component.name: threading.Event() for component in self.components}
@@ -67,8 +71,10 @@ class Stack:
 
         def start(component: Component) -> None:
             try:
-                if gates and component.name in gates and component.name not in running:
+                if component.name in gates and component.name not in running:
                     gates[component.name]()
+                    # So that the next time finds what was made unchanged.
+                    self.supervisor.update(self.components)
                 for name in component.after:
                     while name in ready and not ready[name].wait(0.05):
                         if failed.is_set():
@@ -146,6 +152,9 @@ class Stack:
     def resident_bytes(self) -> dict[str, int]:
         """Resident memory of every running component by name."""
         return {name: processes.resident_bytes(s.pid) for name, s in self.supervisor.states().items() if s.pid}
+
+    def _running(self) -> set[str]:
+        return {name for name, state in self.supervisor.states().items() if state.state in ALIVE}
 
     def _wait_ready(self, component: Component, failed: threading.Event) -> None:
         def ready() -> None:

@@ -260,6 +260,36 @@ def test_gate_holds_back_its_component_only(bench: Bench) -> None:
     assert order == ["free", "gated"]
 
 
+def test_what_a_gate_makes_restarts_its_component_when_it_is_another(bench: Bench, tmp_path: Path) -> None:
+    made = tmp_path / "model"
+    stack = bench.stack(bench.component("gated", files=(made,)), bench.component("other"))
+
+    def bring_up(text: str) -> dict[str, int]:
+        def gate() -> None:
+            made.write_text(text)
+
+        stack.bring_up(gates={"gated": gate})
+        return pids(stack)
+
+    first = bring_up("one")
+    assert bring_up("one") == first
+    changed = bring_up("two")
+    assert changed["gated"] != first["gated"]
+    assert changed["other"] == first["other"]
+
+
+def test_a_gate_that_fails_leaves_what_runs(bench: Bench) -> None:
+    def fail() -> None:
+        raise UserError("no model")
+
+    stack = bench.stack(bench.component("gated"))
+    stack.bring_up()
+    before = pids(stack)
+    with pytest.raises(UserError, match="no model"):
+        stack.bring_up(gates={"gated": fail})
+    assert pids(stack) == before
+
+
 def assert_opens(event: threading.Event) -> None:
     assert event.wait(10), "the gate was never opened"
 
