@@ -44,7 +44,7 @@ HEAD: Final = "prometheus_tsdb_head_series"
 
 @dataclass(frozen=True)
 class Counter:
-    """A number that only grows, in the metrics of a server."""
+    """A number that grows, in the metrics of a server; one that falls ends the measurement."""
 
     name: str
     server: str
@@ -314,17 +314,22 @@ def outage(bench: Bench, users: int, seconds: float) -> dict[str, float]:
     looks: list[Waiting] = []
     try:
         for name in KEEPERS:
-            _control("stop", name)
+            if not _control("stop", name):
+                raise UserError(f"{name} could not be stopped: see `make status`.")
         load(users, seconds, lambda: looks.append(bench.waiting()))
     finally:
-        for name in KEEPERS:
-            _control("start", name)
+        away = [name for name in KEEPERS if not _control("start", name)]
+    if away:
+        raise UserError(
+            f"{', '.join(away)} did not start again: see `make status`, and start the stack with `make up`."
+        )
     bench.arrived()
     return queued(looks)
 
 
-def _control(verb: str, name: str) -> None:
-    subprocess.run([sys.executable, "-m", "sightglass", verb, name], cwd=REPOSITORY, check=True)
+def _control(verb: str, name: str) -> bool:
+    command = [sys.executable, "-m", "sightglass", verb, name]
+    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -126,6 +126,7 @@ def deploy_command(dry_run: bool) -> None:
     if dry_run:
         deploy.dry_run(planned, tables.console())
         return
+    _end_orderly()
     with _alone(loaded):
         report = deploy.deploy(planned, tables.console())
     if not report.ok:
@@ -146,7 +147,7 @@ def connect() -> None:
     loaded = settings.load()
     over = threading.Event()
     # Also where whoever started it ignores the one, as a shell does for what it puts into the background.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())
     with deploy.reached(kubernetes.load(), ports=loaded.ports) as where:
         print("\n".join(where.lines()), flush=True)
@@ -191,7 +192,8 @@ def alerts(where: str, as_json: bool) -> None:
         with _reached(where) as found_at:
             found = listing.ask(found_at)
     except NotYet as reason:
-        print(f"sightglass: {reason}: see `make status`.", file=sys.stderr)
+        hint = "`make deploy` says what it lacks" if where == "kind" else "see `make status`"
+        print(f"sightglass: {reason}: {hint}.", file=sys.stderr)
         sys.exit(1)
     if as_json:
         print(found.as_json())
@@ -210,7 +212,7 @@ def _alone(loaded: Settings) -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise UserError(
-            f"Another `make up`, `make down` or `make clean` is at work in {loaded.state_dir}: wait for its end."
+            f"Another command that brings a stack up or down is at work in {loaded.state_dir}: wait for its end."
         ) from None
 
 
@@ -244,12 +246,17 @@ def _known_stack(loaded: Settings) -> stack.Stack:
     return stack.Stack(loaded, components.build(loaded, secrets, up.PLANNED_PROGRAMS, home))
 
 
+def _end_orderly() -> None:
+    """Also a closed terminal ends what forwards the cluster's ports."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda caught, _frame: sys.exit(128 + caught))
+
+
 @contextmanager
 def _reached(where: str) -> Iterator[target.Target]:
     """The target that ``--target`` names."""
     if where == "kind":
-        # Ends what forwards the ports as well.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        _end_orderly()
         with deploy.reached(kubernetes.load()) as found:
             yield found
     else:

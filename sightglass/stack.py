@@ -1,6 +1,5 @@
 """One stack on one machine: brought up in dependency order, asked for its state, taken down."""
 
-import socket
 import threading
 import time
 from collections import deque
@@ -12,7 +11,8 @@ from pathlib import Path
 from sightglass import http, polling, processes
 from sightglass.components import Component
 from sightglass.errors import UserError
-from sightglass.settings import HOST, PORTS, PREFIX, Settings
+from sightglass.ports import require_free
+from sightglass.settings import PORTS, Settings
 from sightglass.supervise import ALIVE, Supervisor
 
 READY_TIMEOUT = 90.0
@@ -184,20 +184,7 @@ class Stack:
 
     def _require_free_ports(self, components: Iterable[Component]) -> None:
         names = {component.name for component in components}
-        for port in PORTS:
-            if port.component not in names:
-                continue
-            number = self.settings.ports[port.name]
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((HOST, number))
-                except OSError:
-                    raise UserError(
-                        f"Port {number} ({port.component}: {port.purpose}) is taken by {processes.listener(number)}: "
-                        f"stop that, or set {port.variable} to a free port, "
-                        f"or {PREFIX}PORT_OFFSET to move all ports, e.g. to 10000."
-                    ) from None
+        require_free({port.name: self.settings.ports[port.name] for port in PORTS if port.component in names})
 
 
 def last_lines(file: Path, count: int) -> str:

@@ -30,7 +30,7 @@ START_TIMEOUT = 30.0
 JOB_TIMEOUT = 300.0
 """The same for the Job of a cluster, which is there before MinIO is."""
 TOKEN_LIFETIME = 10 * 365 * 24 * 3600
-"""Seconds that the token for MinIO's own metrics is good for; it is made anew with every start."""
+"""Seconds that the token for MinIO's own metrics is good for; on one machine it is made anew with every start."""
 
 
 def _policy(actions: Sequence[str], buckets: Sequence[str]) -> dict[str, Any]:

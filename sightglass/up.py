@@ -114,7 +114,9 @@ def versions(statuses: Iterable[stack.ComponentStatus]) -> dict[str, str]:
 
 def clean(settings: Settings) -> None:
     """Forget the stack's data, secrets and models; the built servers stay in the cache."""
-    if settings.state_dir.exists() and not (settings.run_dir.exists() or credentials_file(settings).exists()):
+    if settings.state_dir.exists() and not any(
+        sign.exists() for sign in (settings.run_dir, credentials_file(settings), settings.models_dir)
+    ):
         raise UserError(f"{settings.state_dir} does not look like a stack's folder: nothing was deleted.")
     shutil.rmtree(settings.state_dir, ignore_errors=True)
 

@@ -126,10 +126,23 @@ def _address(secret: SecretStr | None, name: str) -> str | None:
     if secret is None:
         return None
     address = secret.get_secret_value()
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", address):
+    if not _is_address(address):
         raise UserError(f"{variable(name)} is no http or https address: set it anew or unset it.")
     return address
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # A port that is no number is found out when it is asked for.
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:
+        return False
 
 
 def _webhook(settings: Settings) -> Channel | None:

@@ -69,11 +69,22 @@ def _require_storage(classes: list[dict[str, Any]], wanted: str | None) -> None:
         raise UserError(f"The cluster has no default StorageClass: set STORAGE_CLASS to one of its own ({listed}).")
 
 
-def images(kubectl: Kubectl) -> set[str]:
-    """Names of the images that the nodes say they have; a node names its fifty largest."""
-    return {
-        name
-        for node in kubectl.get("nodes")
-        for image in node["status"].get("images", [])
-        for name in image.get("names", [])
-    }
+def api_ports(kubectl: Kubectl) -> list[int]:
+    """Ports at which the API server itself listens, behind its Service."""
+    slices = kubectl.get("endpointslices", "--namespace=default", "--selector=kubernetes.io/service-name=kubernetes")
+    return sorted({port["port"] for found in slices for port in found.get("ports") or []})
+
+
+def has_image(kubectl: Kubectl, image: str) -> bool:
+    """Whether every node that takes our pods says that it has the image; a node names its fifty largest."""
+    # With Docker as the runtime, a node leaves out the registry that everybody means.
+    wanted = {image, image.removeprefix("docker.io/")}
+    nodes = [node for node in kubectl.get("nodes") if _takes_pods(node)]
+    return bool(nodes) and all(
+        any(wanted & set(known.get("names") or []) for known in node["status"].get("images", [])) for node in nodes
+    )
+
+
+def _takes_pods(node: dict[str, Any]) -> bool:
+    taints = {taint["effect"] for taint in node["spec"].get("taints", [])}
+    return not node["spec"].get("unschedulable") and taints <= {"PreferNoSchedule"}

@@ -22,7 +22,7 @@ from sightglass.kubernetes import charts, cluster, image, manifests, policies, r
 from sightglass.kubernetes.charts import Chart, Image
 from sightglass.kubernetes.forward import Forwards
 from sightglass.kubernetes.place import NAMESPACES, OBSERVABILITY, ClusterPlace
-from sightglass.kubernetes.programs import Kubectl, label, require, run
+from sightglass.kubernetes.programs import Kubectl, label, require
 from sightglass.kubernetes.releases import Wanted
 from sightglass.kubernetes.settings import KubernetesSettings
 from sightglass.polling import NotYet
@@ -77,6 +77,8 @@ def plan(settings: KubernetesSettings, local: Settings) -> Plan:
     names = [chart.release for chart in known]
     if unknown := sorted(settings.left_out - set(names)):
         raise UserError(f"WITHOUT names {', '.join(unknown)}, which is no release: take some of {', '.join(names)}.")
+    if "minio" in settings.left_out:
+        raise UserError("WITHOUT names minio, in which Loki and Tempo keep their data: it cannot be left out.")
     return Plan(settings, local, [chart for chart in known if chart.release not in settings.left_out], images)
 
 
@@ -124,15 +126,20 @@ def deploy(planned: Plan, console: Console) -> Report:
     def say(text: str) -> None:
         console.print(f"{time.monotonic() - began:6.1f} s  {text}", soft_wrap=True, markup=False, highlight=False)
 
-    require("kubectl", "helm")
+    require("kubectl", "helm", *settings.loader[:1])
     say(cluster.ensure(settings))
     cluster.check(kubectl, settings)
     known = releases.installed(kubectl)
     releases.require_whole(settings.context, known, planned.charts)
     service = _service_image(planned, console, say)
-    kept = secrets.read(kubectl) or Credentials()
-    objects, secret_objects = _objects(planned, kept, service)
-    changed = _apply(planned, objects, secret_objects, service)
+    kept = secrets.read(kubectl)
+    if kept is None and deployed(kubectl) is not None:
+        raise UserError(
+            f"Secret {secrets.KEPT} in namespace {OBSERVABILITY} is gone, and with it the keys to all data: restore it "
+            "from a backup, or `make undeploy` forgets the data."
+        )
+    objects, secret_objects = _objects(planned, kept or Credentials(), service)
+    changed = _apply(planned, objects, secret_objects, service, fresh_store="minio" not in known)
     say(f"{len(objects) + len(secret_objects)} objects of ours: {_summary(changed)}")
     wanted = list(_wanted(planned, objects, secret_objects))
     done = releases.install(settings.context, wanted, known, say)
@@ -165,25 +172,25 @@ def _service_image(planned: Plan, console: Console, say: Callable[[str], None]) 
     up.train(planned.local)
     built = image.ensure(planned.local.models_dir, settings, console)
     if settings.image_registry:
-        reference = f"{settings.image_registry}/{built}"
+        reference = f"{settings.image_registry}/{built.removeprefix(image.HOST)}"
         image.push(built, reference)
         say(f"{reference} is pushed")
         return reference
-    if any(name.endswith(built) for name in cluster.images(planned.kubectl)):
+    if cluster.has_image(planned.kubectl, built):
         say(f"{built} is on the nodes")
         return built
-    if settings.image_loader:
-        with tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder) / "image.tar"
-            image.save(built, archive)
-            _load([*settings.loader, str(archive)])
-    elif settings.kind_cluster:
-        run(["kind", "load", "docker-image", built, f"--name={settings.kind_cluster}"])
-    else:
+    loader = settings.loader
+    if not loader and settings.kind_cluster:
+        loader = ["kind", "load", "image-archive", f"--name={settings.kind_cluster}"]
+    if not loader:
         raise UserError(
             f"The nodes of {settings.context} do not have {built}: set IMAGE_REGISTRY to a registry that they pull "
             "from, or IMAGE_LOADER to the command that gives them an archive, such as `minikube image load`."
         )
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "image.tar"
+        image.save(built, archive)
+        _load([*loader, str(archive)])
     say(f"{built} is loaded")
     return built
 
@@ -192,9 +199,8 @@ def _load(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
-        raise UserError(
-            f"IMAGE_LOADER failed (`{shlex.join(command[:-1])}`): {said[-1] if said else 'it said nothing'}."
-        )
+        reason = said[-1] if said else "it said nothing"
+        raise UserError(f"The nodes did not take the image (`{shlex.join(command[:-1])}`): {reason}.")
 
 
 def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any], list[Any]]:
@@ -213,6 +219,7 @@ def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any],
     manifests.with_receivers(objects, planned.local)
     if ports := receivers.ports(planned.local):
         objects.append(policies.to_receivers(ports))
+    objects += policies.to_api_server(cluster.api_ports(planned.kubectl))
     if planned.settings.storage_class:
         manifests.with_storage_class(objects, planned.settings.storage_class)
     made = secrets.objects(planned.kubectl, kept, place)
@@ -220,13 +227,15 @@ def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any],
     return objects, made
 
 
-def _apply(planned: Plan, objects: list[Any], secret_objects: list[Any], service: str) -> list[str]:
-    """Apply the namespaces, then all else; returns what changed."""
+def _apply(
+    planned: Plan, objects: list[Any], secret_objects: list[Any], service: str, *, fresh_store: bool
+) -> list[str]:
+    """Apply the namespaces, then all else; returns what changed. A fresh store has neither buckets nor users yet."""
     kubectl = planned.kubectl
     spaces = [found for found in objects if found["kind"] == "Namespace"]
     rest = [found for found in objects if found["kind"] != "Namespace"]
     changed = kubectl.apply(spaces)
-    _forget_other_job(kubectl, service)
+    _forget_useless_job(kubectl, service, fresh_store=fresh_store)
     values = {"without": sorted(planned.settings.left_out), "service_image": service}
     changed += kubectl.apply([*secret_objects, *rest, manifests.record(values)])
     present = kubectl.get("configmaps,networkpolicies", "--all-namespaces", f"--selector={_PART_OF}")
@@ -236,10 +245,13 @@ def _apply(planned: Plan, objects: list[Any], secret_objects: list[Any], service
     return changed
 
 
-def _forget_other_job(kubectl: Kubectl, service: str) -> None:
-    """Delete the Job of another image: a Job cannot be changed."""
+def _forget_useless_job(kubectl: Kubectl, service: str, *, fresh_store: bool) -> None:
+    """Delete the Job that has to run anew: of another image, failed, or done on a store that is gone."""
     for job in kubectl.get("job", "storage", f"--namespace={OBSERVABILITY}"):
-        if job["spec"]["template"]["spec"]["containers"][0]["image"] != service:
+        other = job["spec"]["template"]["spec"]["containers"][0]["image"] != service
+        conditions = job.get("status", {}).get("conditions", [])
+        failed = any(one["type"] == "Failed" and one["status"] == "True" for one in conditions)
+        if other or failed or fresh_store:
             kubectl("delete", "job", "storage", f"--namespace={OBSERVABILITY}")
 
 
@@ -303,12 +315,22 @@ def undeploy(planned: Plan, console: Console) -> None:
         except polling.DeadlineError as error:
             raise UserError(f"{error}. `kubectl get all,pvc -n NAMESPACE` shows what holds it.") from None
     console.print(f"Uninstalled {', '.join(gone) or 'no release'}. Nothing is left of {', '.join(NAMESPACES)}.")
+    if kept := [volume["metadata"]["name"] for volume in _volumes(kubectl)]:
+        console.print(f"Their class keeps volumes: `kubectl delete pv {' '.join(kept)}` gives them up.", soft_wrap=True)
 
 
 def _nothing_left(kubectl: Kubectl) -> None:
     left = [label(found) for found in kubectl.get("namespaces") if found["metadata"]["name"] in NAMESPACES]
-    for volume in kubectl.get("persistentvolumes"):
-        if volume["spec"].get("claimRef", {}).get("namespace") in NAMESPACES:
-            left.append(label(volume))
+    left += [label(volume) for volume in _volumes(kubectl) if not _is_kept(volume)]
     if left:
         raise NotYet(f"still there: {', '.join(left)}")
+
+
+def _volumes(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """The volumes of our claims, also of those that are gone."""
+    found = kubectl.get("persistentvolumes")
+    return [volume for volume in found if volume["spec"].get("claimRef", {}).get("namespace") in NAMESPACES]
+
+
+def _is_kept(volume: dict[str, Any]) -> bool:
+    return bool(volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain")

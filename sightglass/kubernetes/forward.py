@@ -13,6 +13,7 @@ from sightglass import polling
 from sightglass.errors import UserError
 from sightglass.kubernetes.place import ClusterPlace, namespace
 from sightglass.polling import NotYet
+from sightglass.ports import require_free
 from sightglass.settings import HOST, PORTS
 
 FORWARDED = (
@@ -37,13 +38,16 @@ class _Forward:
 class Forwards:
     """Forwards the ports of these components while the context is entered.
 
-    ``ports`` gives the number on this machine by the port's name; free ones are taken where it has none.
+    ``ports`` gives the number on this machine by the port's name; free ones are taken where it has none. One that is
+    taken raises :class:`UserError`.
     """
 
     def __init__(self, context: str, *, without: frozenset[str] = frozenset(), ports: Mapping[str, int] | None = None):
         self._context = context
         self._stop = threading.Event()
         wanted = [name for name in FORWARDED if _COMPONENT[name] not in without]
+        # What listens there already would answer in the cluster's stead.
+        require_free({name: ports[name] for name in wanted if name in ports} if ports else {})
         self._forwards = {name: _Forward(name, (ports or {}).get(name) or _free()) for name in wanted}
         self._threads: list[threading.Thread] = []
 
@@ -98,6 +102,8 @@ class Forwards:
                 text=True,
                 start_new_session=True,
             )
+            if self._stop.is_set():
+                forward.process.terminate()
             _, said = forward.process.communicate()
             forward.said = said.strip().splitlines()[-1] if said.strip() else forward.said
             self._stop.wait(_AGAIN)

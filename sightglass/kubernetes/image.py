@@ -31,7 +31,9 @@ from sightglass.progress import Meter
 from sightglass.settings import REPOSITORY
 from text_classifier.settings import MODEL_NAME
 
-NAME = f"sightglass/{names.SERVICE}"
+HOST = "docker.io/"
+"""What an image without a registry belongs to; podman would say ``localhost/``, and no pod would find it."""
+NAME = f"{HOST}sightglass/{names.SERVICE}"
 SOURCE = REPOSITORY / "example-service"
 VERSION = metadata.version("sightglass")
 PACKAGES = ("text_classifier", "ml_telemetry")

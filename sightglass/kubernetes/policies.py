@@ -87,10 +87,20 @@ def manifest() -> str:
 
 def to_receivers(ports: Sequence[int]) -> dict[str, Any]:
     """Leave for Alertmanager to notify people, wherever they are."""
-    name = "alertmanager"
-    rule = _rule("to", ANYWHERE, tuple(ports))
+    return _more_egress("alertmanager", "receivers", tuple(ports))
+
+
+def to_api_server(ports: Sequence[int]) -> list[dict[str, Any]]:
+    """Leave to reach an API server at ports that :data:`ARROWS` does not have; most plugins look behind its Service."""
+    others = tuple(port for port in ports if port not in API_SERVER)
+    clients = sorted({arrow.source for arrow in ARROWS if set(API_SERVER) <= set(arrow.ports)}) if others else []
+    return [_more_egress(name, "api-server", others) for name in clients]
+
+
+def _more_egress(name: str, to: str, ports: tuple[int, ...]) -> dict[str, Any]:
+    rule = _rule("to", ANYWHERE, ports)
     spec = {"podSelector": {"matchLabels": {_LABEL: name}}, "policyTypes": ["Egress"], "egress": [rule]}
-    policy = _object(f"{name}-receivers", home(name), spec)
+    policy = _object(f"{name}-{to}", home(name), spec)
     policy["metadata"]["labels"] = {"app.kubernetes.io/part-of": "sightglass"}
     return policy
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sightglass.errors import UserError
 from sightglass.kubernetes.charts import Chart
+from sightglass.kubernetes.place import NAMESPACES
 from sightglass.kubernetes.programs import Kubectl, ProgramError, run
 
 INPUTS = "sightglass-inputs"
@@ -30,7 +31,10 @@ class Installed:
 
 
 def installed(kubectl: Kubectl) -> dict[str, Installed]:
-    """Every release in the cluster's namespaces by name; only the newest revision of each."""
+    """Every release in the namespaces of ours by name; only the newest revision of each.
+
+    Elsewhere a cluster may have releases of the same names that are none of ours.
+    """
     columns = "NS:.metadata.namespace,NAME:.metadata.labels.name,STATUS:.metadata.labels.status,"
     columns += f"REVISION:.metadata.labels.version,INPUTS:.metadata.labels.{INPUTS}"
     text = kubectl(
@@ -40,6 +44,8 @@ def installed(kubectl: Kubectl) -> dict[str, Installed]:
     for line in text.splitlines():
         if len(words := line.split()) == 5:
             namespace, name, status, revision, inputs = words
+            if namespace not in NAMESPACES:
+                continue
             if name not in found or found[name].revision < int(revision):
                 found[name] = Installed(name, namespace, status, int(revision), inputs)
     return found

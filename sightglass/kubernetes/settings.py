@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sightglass.errors import UserError
@@ -49,6 +49,12 @@ class KubernetesSettings(BaseSettings):
     def loader(self) -> list[str]:
         """The image loader's words."""
         return shlex.split(self.image_loader or "")
+
+    @field_validator("image_loader")
+    @classmethod
+    def _has_whole_words(cls, value: str | None) -> str | None:
+        shlex.split(value or "")
+        return value
 
 
 def load() -> KubernetesSettings:

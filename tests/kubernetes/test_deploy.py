@@ -22,6 +22,7 @@ from sightglass.kubernetes import settings as kubernetes
 from sightglass.kubernetes.place import APPLICATION, NODE, OBSERVABILITY, ClusterPlace
 from sightglass.kubernetes.programs import ProgramError
 from sightglass.kubernetes.releases import installed
+from sightglass.kubernetes.secrets import KEPT
 from sightglass.polling import NotYet
 from sightglass.settings import REPOSITORY
 from sightglass.verify.run import checks_of
@@ -290,6 +291,19 @@ def test_what_is_missing_is_named_and_made_again(
     cluster.kubectl("delete", kind, name, f"-n{namespace}")
     cluster.kubectl("delete", "pods", f"-n{namespace}", "-l", f"app.kubernetes.io/name={component}")
     explained(cluster, rf'{component}-\S+ cannot start \({kind} "{name}" not found\): `make deploy` makes')
+    repaired(cluster)
+
+
+def test_keys_that_are_gone_are_not_made_anew(cluster: Cluster) -> None:
+    (kept,) = cluster.kubectl.get("secret", KEPT, f"-n{OBSERVABILITY}")
+    cluster.kubectl("delete", "secret", KEPT, f"-n{OBSERVABILITY}")
+    before = cluster.pods()
+    done = cluster.command("deploy")
+    assert done.returncode == 2
+    assert re.search(rf"Secret {KEPT} in namespace {OBSERVABILITY} is gone", done.stdout), done.stdout
+    assert cluster.pods() == before
+    del kept["metadata"]["resourceVersion"], kept["metadata"]["uid"]
+    cluster.kubectl("create", "-f", "-", text=json.dumps(kept))
     repaired(cluster)
 
 

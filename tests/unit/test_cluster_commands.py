@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from sightglass.errors import UserError
 from sightglass.kubernetes import cluster, deploy, releases, rollout
 from sightglass.kubernetes import settings as kubernetes
 from sightglass.kubernetes.charts import load
+from sightglass.kubernetes.forward import Forwards
+from sightglass.kubernetes.place import OBSERVABILITY
 from sightglass.kubernetes.programs import Kubectl, ProgramError
 from sightglass.kubernetes.releases import Installed
+from sightglass.polling import NotYet
 from sightglass.settings import REPOSITORY
 from sightglass.target import Target
 from sightglass.verify import run
@@ -41,6 +45,8 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("CHARTS_DIR", "/no/such/folder", "CHARTS_DIR is /no/such/folder, which is no folder"),
         ("IMAGE_DIGESTS", "maybe", "IMAGE_DIGESTS does not fit"),
+        ("IMAGE_LOADER", "minikube 'image load", "IMAGE_LOADER does not fit: .*No closing quotation"),
+        ("WITHOUT", "minio", "WITHOUT names minio, in which Loki and Tempo keep their data"),
         ("WITHOUT", "grafana, grafna", "WITHOUT names grafna, which is no release: take some of minio"),
     ],
 )
@@ -168,6 +174,13 @@ def test_half_installed_release_says_how_to_go_on() -> None:
     releases.require_whole("here", whole, charts)
 
 
+def test_releases_of_other_people_are_none_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    lines = ("monitoring loki pending-upgrade 9 <none>", "sightglass-observability loki deployed 2 sum")
+    fake(tmp_path, "kubectl", "\n".join(f"echo '{line}'" for line in lines))
+    assert releases.installed(Kubectl("here")) == {"loki": Installed("loki", OBSERVABILITY, "deployed", 2, "sum")}
+
+
 def test_release_that_helm_refuses_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake(tmp_path, "helm", "echo first >&2; echo 'Error: chart not found' >&2; exit 1")
@@ -178,6 +191,86 @@ def test_release_that_helm_refuses_says_why(monkeypatch: pytest.MonkeyPatch, tmp
     assert releases.install("here", [wanted], {}) == ["minio"]
     same = {"minio": Installed("minio", "sightglass-observability", "deployed", 1, wanted.inputs)}
     assert releases.install("here", [wanted], same) == []
+
+
+# What is there
+
+
+class Known(Kubectl):
+    """A cluster that has these objects; what else it is asked to do is noted."""
+
+    def __init__(self, **objects: list[dict[str, Any]]) -> None:
+        super().__init__("here")
+        object.__setattr__(self, "objects", objects)
+        object.__setattr__(self, "asked", [])
+
+    def __call__(self, *arguments: str, text: str | None = None, timeout: float = 0) -> str:
+        self.asked.append(arguments)  # type: ignore[attr-defined]
+        return ""
+
+    def get(self, *arguments: str) -> list[dict[str, Any]]:
+        return list(self.objects.get(arguments[0], []))  # type: ignore[attr-defined]
+
+
+def node(*images: str, **spec: Any) -> dict[str, Any]:
+    return {"spec": spec, "status": {"images": [{"names": list(images)}]}}
+
+
+def test_image_is_there_when_every_node_has_it_under_its_very_name() -> None:
+    ours = "docker.io/sightglass/text-classifier:1"
+    assert cluster.has_image(Known(nodes=[node(ours), node("sightglass/text-classifier:1")]), ours)
+    assert not cluster.has_image(Known(nodes=[node(ours), node()]), ours)
+    assert not cluster.has_image(Known(nodes=[node(f"localhost/{ours.removeprefix('docker.io/')}")]), ours)
+    control_plane = node(taints=[{"effect": "NoSchedule"}])
+    assert cluster.has_image(Known(nodes=[node(ours), control_plane, node(unschedulable=True)]), ours)
+    assert not cluster.has_image(Known(nodes=[control_plane]), ours)
+
+
+def job(image: str, *conditions: str) -> dict[str, Any]:
+    spec = {"template": {"spec": {"containers": [{"image": image}]}}}
+    return {"spec": spec, "status": {"conditions": [{"type": name, "status": "True"} for name in conditions]}}
+
+
+@pytest.mark.parametrize(
+    ("found", "fresh", "forgotten"),
+    [
+        (job("ours", "Complete"), False, False),
+        (job("other", "Complete"), False, True),
+        (job("ours", "Failed"), False, True),
+        (job("ours", "Complete"), True, True),
+    ],
+)
+def test_storage_is_set_up_anew_where_it_has_to_be(found: dict[str, Any], fresh: bool, forgotten: bool) -> None:
+    known = Known(job=[found])
+    deploy._forget_useless_job(known, "ours", fresh_store=fresh)
+    assert bool(known.asked) == forgotten  # type: ignore[attr-defined]
+
+
+def test_volumes_that_their_class_keeps_are_not_waited_for() -> None:
+    claim = {"claimRef": {"namespace": OBSERVABILITY}}
+    volume = {"kind": "PersistentVolume", "metadata": {"name": "pv-1"}}
+    deploy._nothing_left(Known(persistentvolumes=[{**volume, "spec": {**claim, **RETAIN}}]))
+    with pytest.raises(NotYet, match="persistentvolume/pv-1"):
+        deploy._nothing_left(Known(persistentvolumes=[{**volume, "spec": claim}]))
+    deploy._nothing_left(Known(persistentvolumes=[{**volume, "spec": {}}]))
+
+
+RETAIN = {"persistentVolumeReclaimPolicy": "Retain"}
+
+
+def test_ports_of_an_api_server_behind_its_service() -> None:
+    found: list[dict[str, Any]] = [{"ports": [{"name": "https", "port": 16443}]}, {"ports": None}]
+    assert cluster.api_ports(Known(endpointslices=found)) == [16443]
+
+
+def test_port_that_somebody_listens_at_is_not_forwarded() -> None:
+    with socket.socket() as taken:
+        taken.bind((local.HOST, 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"Port {number} \(loki: .*SIGHTGLASS_LOKI_HTTP_PORT"):
+            Forwards("here", ports={"loki_http": number})
+        assert not Forwards("here", without=frozenset({"loki"}), ports={"loki_http": number}).has("loki_http")
 
 
 # Pods

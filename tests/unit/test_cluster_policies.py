@@ -116,6 +116,16 @@ def test_receivers_of_people_may_be_reached_where_some_are_named(loaded: list[Po
     assert not allowed(more, "loki", OUTSIDE, 587)
 
 
+def test_an_api_server_at_another_port_may_be_reached_by_its_clients_alone(loaded: list[Policy]) -> None:
+    assert policies.to_api_server([443, 6443]) == []
+    assert not allowed(loaded, "collector", OUTSIDE, 16443)
+    more = [*loaded, *policies.to_api_server([6443, 16443])]
+    for name in ("collector", "kube-state-metrics"):
+        assert allowed(more, name, OUTSIDE, 16443)
+    assert not allowed(more, "loki", OUTSIDE, 16443)
+    assert not allowed(more, "collector", OUTSIDE, 8443)
+
+
 def addresses() -> dict[str, set[tuple[str, int]]]:
     """Every Service and port that a program is told of, by the program."""
     files: dict[str, list[Path]] = {

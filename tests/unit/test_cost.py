@@ -75,6 +75,20 @@ def test_queues_are_measured_when_they_fill() -> None:
         queued([looks[0], looks[0]])
 
 
+def test_every_server_is_started_again_also_behind_one_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def control(verb: str, name: str) -> bool:
+        asked.append((verb, name))
+        return (verb, name) != ("start", cost.KEEPERS[0])
+
+    monkeypatch.setattr(cost, "_control", control)
+    monkeypatch.setattr(cost, "load", lambda *_: None)
+    with pytest.raises(UserError, match=f"^{cost.KEEPERS[0]} did not start again"):
+        cost.outage(None, 1, 1)  # type: ignore[arg-type]
+    assert [name for verb, name in asked if verb == "start"] == list(cost.KEEPERS)
+
+
 def test_every_counter_is_of_a_server_that_is_asked() -> None:
     assert {counter.server for counter in COUNTERS} <= set(cost.PORTS)
     assert len({counter.name for counter in COUNTERS}) == len(COUNTERS)

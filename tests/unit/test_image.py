@@ -120,7 +120,7 @@ def test_the_tool_does_not_go_in(staged: Callable[[], Path], checkout: Path, unu
 def test_model_base_and_version_are_part_of_the_name(staged: Callable[[], Path], store: Path) -> None:
     folder = staged()
     name = image.tag(folder, BASE)
-    assert re.fullmatch(rf"sightglass/text-classifier:{re.escape(image.VERSION)}-[0-9a-f]{{12}}", name)
+    assert re.fullmatch(rf"docker\.io/sightglass/text-classifier:{re.escape(image.VERSION)}-[0-9a-f]{{12}}", name)
     assert image.tag(folder, f"{BASE}@sha256:{'0' * 64}") != name
     (store / MODEL / "latest").write_text("old")
     assert image.tag(staged(), BASE) != name

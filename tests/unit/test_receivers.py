@@ -119,6 +119,9 @@ def test_messages_say_what_happened_and_where_to_look(monkeypatch: pytest.Monkey
     [
         ({"SIGHTGLASS_ALERT_WEBHOOK_URL": "somewhere"}, "SIGHTGLASS_ALERT_WEBHOOK_URL is no http or https address"),
         ({"SIGHTGLASS_ALERT_WEBHOOK_URL": "ftp://example.org"}, "SIGHTGLASS_ALERT_WEBHOOK_URL is no http or https"),
+        ({"SIGHTGLASS_ALERT_WEBHOOK_URL": "https://host:x/"}, "SIGHTGLASS_ALERT_WEBHOOK_URL is no http or https"),
+        ({"SIGHTGLASS_ALERT_WEBHOOK_URL": "https://host:99999/"}, "SIGHTGLASS_ALERT_WEBHOOK_URL is no http or https"),
+        ({"SIGHTGLASS_ALERT_WEBHOOK_URL": "http://[abc"}, "SIGHTGLASS_ALERT_WEBHOOK_URL is no http or https address"),
         ({"SIGHTGLASS_ALERT_SLACK_URL": "https://"}, "SIGHTGLASS_ALERT_SLACK_URL is no http or https address"),
         ({"SIGHTGLASS_ALERT_PAGERDUTY_KEY": "short"}, "SIGHTGLASS_ALERT_PAGERDUTY_KEY is no integration key"),
         ({"SIGHTGLASS_ALERT_EMAIL_TO": "a@example.org"}, "SIGHTGLASS_ALERT_EMAIL_FROM is not"),
