@@ -19,7 +19,7 @@ from text_classifier.settings import MODEL_NAME
 
 HELM_CONFIG = REPOSITORY / "helm-config"
 _LONGER = 1.2 * DELAY_SECONDS
-SERVICE_SETTINGS = ("TEXT_CLASSIFIER_", "OTEL_TRACES_SAMPLER")
+SERVICE_SETTINGS = ("TEXT_CLASSIFIER_", "OTEL_TRACES_SAMPLER", "OTEL_BSP_")
 """Beginnings of the variables that the service takes from the environment of ``make up``."""
 COLLECTOR_CONFIG = REPOSITORY / "collector-config" / "collector.yaml"
 PROMETHEUS_CONFIG = HELM_CONFIG / "prometheus" / "prometheus.yaml"
