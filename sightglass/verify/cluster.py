@@ -57,7 +57,7 @@ def log_origin(evidence: Evidence) -> str:
 
 
 def metric_origin(evidence: Evidence) -> str:
-    """And every series of the service that a request of this run made grow."""
+    """And every series of the requests that the service counted."""
     found = evidence.prometheus.query(f'{HTTP_COUNT}{{service_name="{names.SERVICE}"}}')
     fresh = [sample for sample in found if sample.value]
     if not fresh:
