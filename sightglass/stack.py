@@ -52,7 +52,7 @@ class Stack:
         wait: :class:`UserError` names the component, the reason and its log.
         """
         began = time.monotonic()
-        gates = gates or {}
+        gates = dict(gates or {})
         if self.supervisor.pid() is None:
             self._require_free_ports(self.components)
             for component in self.components:
@@ -61,7 +61,7 @@ class Stack:
             self.supervisor.start(self.components)
         else:
             for name in self._running() & gates.keys():
-                gates[name]()
+                gates.pop(name)()
             self.supervisor.update(self.components)
         running = self._running()
         missing = [component for component in self.components if component.name not in running]
@@ -71,7 +71,7 @@ class Stack:
 
         def start(component: Component) -> None:
             try:
-                if component.name in gates and component.name not in running:
+                if component.name in gates:
                     gates[component.name]()
                     # So that the next time finds what was made unchanged.
                     self.supervisor.update(self.components)

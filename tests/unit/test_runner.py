@@ -261,11 +261,12 @@ def test_gate_holds_back_its_component_only(bench: Bench) -> None:
 
 
 def test_what_a_gate_makes_restarts_its_component_when_it_is_another(bench: Bench, tmp_path: Path) -> None:
-    made = tmp_path / "model"
+    made, opened = tmp_path / "model", []
     stack = bench.stack(bench.component("gated", files=(made,)), bench.component("other"))
 
     def bring_up(text: str) -> dict[str, int]:
         def gate() -> None:
+            opened.append(text)
             made.write_text(text)
 
         stack.bring_up(gates={"gated": gate})
@@ -274,6 +275,7 @@ def test_what_a_gate_makes_restarts_its_component_when_it_is_another(bench: Benc
     first = bring_up("one")
     assert bring_up("one") == first
     changed = bring_up("two")
+    assert opened == ["one", "one", "two"]
     assert changed["gated"] != first["gated"]
     assert changed["other"] == first["other"]
 
