@@ -181,7 +181,11 @@ def _found_at_once(evidence: Evidence, lines: list[LogLine]) -> set[str]:
 
 
 def _is_sampled(line: LogLine) -> bool:
-    return int(json.loads(line.line).get("trace_flags", "01"), 16) & 1 == 1
+    try:
+        return int(json.loads(line.line).get("trace_flags", "01"), 16) & 1 == 1
+    except ValueError:
+        # What cannot be read says nothing; its trace is looked for.
+        return True
 
 
 def _opens_trace(sources: Sources, link: resolve.Link, trace_id: str) -> None:

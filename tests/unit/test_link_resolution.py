@@ -10,7 +10,7 @@ from sightglass.backends import LogLine, Span
 from sightglass.errors import UserError
 from sightglass.polling import NotYet
 from sightglass.provisioning import DATA_SOURCES, expand, read_data_sources
-from sightglass.verify import resolve
+from sightglass.verify import links, resolve
 
 ID = "0af7651916cd43dd8448eb211c80319c"
 ADDRESSES = {f"{name}_URL": f"http://{name.lower()}" for name in ("PROMETHEUS", "LOKI", "TEMPO", "ALERTMANAGER")}
@@ -165,3 +165,10 @@ def test_time_shifts(text: str, milliseconds: int | None) -> None:
             resolve.shift(text)
     else:
         assert resolve.shift(text) == milliseconds * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "sampled"), [('{"trace_flags": "01"}', True), ('{"trace_flags": "00"}', False), ("no JSON", True)]
+)
+def test_a_line_says_whether_its_trace_is_kept_or_is_looked_for(text: str, sampled: bool) -> None:
+    assert links._is_sampled(LogLine(0, text, {})) is sampled

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_with_one_server_stopped_exactly_its_rows_are_red(stack: Running, compon
     assert status.returncode == 1
 
 
-def line(stack: Running, service: str = names.SERVICE, message: str = "written by a test") -> str:
+def line(stack: Running, service: str = names.SERVICE, message: str = "written by a test", **more: Any) -> str:
     """Append a line to a service's log, as the service would; returns its trace id."""
     trace_id = secrets.token_hex(16)
     record = {
@@ -81,6 +82,7 @@ def line(stack: Running, service: str = names.SERVICE, message: str = "written b
         "trace_id": trace_id,
         "span_id": secrets.token_hex(8),
         "trace_flags": "01",
+        **more,
     }
     file = stack.settings.service_logs_dir / f"{service}.log"
     with file.open("a") as log:
@@ -90,11 +92,19 @@ def line(stack: Running, service: str = names.SERVICE, message: str = "written b
 
 def test_collector_redacts_lines(stack: Running) -> None:
     since = datetime.now(UTC).timestamp()
-    trace_id = line(stack, message="mail someone@example.org, token Bearer abcdefgh12345678")
+    cards = "4111 1111 1111 1111 and 5105105105105100"
+    # Sixteen digits that begin like a card's, as every twentieth figure has them.
+    figures: dict[str, Any] = {
+        "confidence": 0.4111111111111111,
+        "probabilities": [0.5105105105105101, 4.123456789012345],
+    }
+    trace_id = line(stack, message=f"mail someone@example.org, token Bearer abcdefgh12345678, {cards}", **figures)
     expect_lines(stack, [trace_id], since)
     query = f'{{service_name="{names.SERVICE}"}} | trace_id="{trace_id}"'
     (found,) = stack.loki.lines(query, start=int((since - 60) * SECOND), end=int((since + 600) * SECOND))
-    assert json.loads(found.line)["message"] == "mail ****, token ****"
+    kept = json.loads(found.line)
+    assert kept["message"] == "mail ****, token ****, **** and ****"
+    assert {name: kept[name] for name in figures} == figures
 
 
 def expect_lines(stack: Running, trace_ids: list[str], since: float, service: str = names.SERVICE) -> None:

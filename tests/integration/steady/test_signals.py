@@ -301,6 +301,7 @@ def test_collector_redacts_what_a_foreign_service_sends(stack: Running) -> None:
         "attributes": [
             {"key": "note", "value": {"stringValue": f"mail {marker}@example.org and card 4111 1111 1111 1111"}},
             {"key": "fine", "value": {"stringValue": f"kept {marker}"}},
+            {"key": "figure", "value": {"stringValue": "0.4111111111111111"}},
         ],
     }
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
@@ -309,6 +310,7 @@ def test_collector_redacts_what_a_foreign_service_sends(stack: Running) -> None:
     assert found.attributes["fine"] == f"kept {marker}"
     assert "@" not in found.attributes["note"]
     assert "4111" not in found.attributes["note"]
+    assert found.attributes["figure"] == "0.4111111111111111"
     assert found.resource["service.namespace"] == names.NAMESPACE
 
 
