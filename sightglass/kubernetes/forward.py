@@ -1,10 +1,9 @@
 """Ports of the cluster on this machine: ``kubectl port-forward`` for each Service, kept up while pods come and go."""
 
-import socket
+import re
 import subprocess
 import threading
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -25,12 +24,16 @@ READY_TIMEOUT = 20.0
 _AGAIN = 0.3
 """Seconds between the end of a forward, with its pod, and the next."""
 _COMPONENT = {port.name: port.component for port in PORTS}
+_LISTENS = re.compile(rf"Forwarding from {re.escape(HOST)}:(\d+) -> ")
+"""What kubectl prints once it listens."""
 
 
 @dataclass
 class _Forward:
     port: str
-    local: int
+    local: int = 0
+    """On this machine; 0 until kubectl says which free one it took."""
+    listens: bool = False
     process: subprocess.Popen[str] | None = None
     said: str = ""
 
@@ -38,8 +41,9 @@ class _Forward:
 class Forwards:
     """Forwards the ports of these components while the context is entered.
 
-    ``ports`` gives the number on this machine by the port's name; free ones are taken where it has none. One that is
-    taken raises :class:`UserError`.
+    ``ports`` gives the number on this machine by the port's name, and one that is taken raises :class:`UserError`.
+    Where it has none kubectl takes a free one, which :meth:`wait` waits for: a number that was only found to be free
+    could be somebody else's by the time kubectl listens.
     """
 
     def __init__(self, context: str, *, without: frozenset[str] = frozenset(), ports: Mapping[str, int] | None = None):
@@ -48,7 +52,7 @@ class Forwards:
         wanted = [name for name in FORWARDED if _COMPONENT[name] not in without]
         # What listens there already would answer in the cluster's stead.
         require_free({name: ports[name] for name in wanted if name in ports} if ports else {})
-        self._forwards = {name: _Forward(name, (ports or {}).get(name) or _free()) for name in wanted}
+        self._forwards = {name: _Forward(name, (ports or {}).get(name, 0)) for name in wanted}
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -81,43 +85,38 @@ class Forwards:
         return f"http://{self.address(port)}"
 
     def wait(self, *ports: str, timeout: float = READY_TIMEOUT) -> None:
-        """Wait until these ports, or all, take connections; :class:`UserError` names the first that does not."""
+        """Wait until kubectl listens at these ports, or all; :class:`UserError` names the first that does not."""
         for name in ports or tuple(self._forwards):
             forward = self._forwards[name]
             what = f"{_COMPONENT[name]} to be reachable in the cluster"
             try:
-                polling.until(lambda f=forward: _connect(f), timeout=timeout, what=what)  # type: ignore[misc]
+                polling.until(lambda f=forward: _listens(f), timeout=timeout, what=what)  # type: ignore[misc]
             except polling.DeadlineError as error:
                 raise UserError(f"{error}. `make deploy` says what it lacks.") from None
 
     def _keep(self, forward: _Forward) -> None:
         component = _COMPONENT[forward.port]
         command = ["kubectl", f"--context={self._context}", f"--namespace={namespace(component)}", "port-forward"]
-        command += [f"service/{component}", f"{forward.local}:{ClusterPlace().port(forward.port)}"]
+        command += [f"service/{component}", f"--address={HOST}"]
         while not self._stop.is_set():
             forward.process = subprocess.Popen(
-                [*command, f"--address={HOST}"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                [*command, f"{forward.local or ''}:{ClusterPlace().port(forward.port)}"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
             )
             if self._stop.is_set():
                 forward.process.terminate()
-            _, said = forward.process.communicate()
-            forward.said = said.strip().splitlines()[-1] if said.strip() else forward.said
+            with forward.process as kubectl:
+                for line in kubectl.stdout or ():
+                    if found := _LISTENS.match(line):
+                        forward.local, forward.listens = int(found[1]), True
+                    forward.said = line.strip() or forward.said
+            forward.listens = False
             self._stop.wait(_AGAIN)
 
 
-def _connect(forward: _Forward) -> None:
-    try:
-        with closing(socket.create_connection((HOST, forward.local), timeout=1)):
-            return
-    except OSError:
-        raise NotYet(forward.said or "no connection yet") from None
-
-
-def _free() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def _listens(forward: _Forward) -> None:
+    if not forward.listens:
+        raise NotYet(forward.said or "no connection yet")

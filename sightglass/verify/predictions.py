@@ -78,6 +78,8 @@ def send_client_spans(otlp_url: str, predictions: Sequence[Prediction]) -> None:
     resource = {"attributes": [{"key": "service.name", "value": {"stringValue": CLIENT}}]}
     body = {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}
     try:
-        http.session.post(f"{otlp_url}/v1/traces", json=body, timeout=5).raise_for_status()
+        answer = http.session.post(f"{otlp_url}/v1/traces", json=body, timeout=5)
     except http.Error as error:
-        raise NotYet(f"the collector does not take spans at {otlp_url} ({type(error).__name__})") from None
+        raise NotYet(f"the collector does not answer at {otlp_url} ({type(error).__name__})") from None
+    if not answer.ok:
+        raise NotYet(f"{otlp_url} took no spans: {answer.status_code} {answer.text[:200]}")

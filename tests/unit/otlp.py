@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,12 +32,6 @@ def until(probe: Callable[[], T | None], what: str, seconds: float = 20.0) -> T:
         raise NotYet("nothing yet")
 
     return polling.until(given, timeout=seconds, interval=0.02, what=what)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def plain(message: Any) -> dict[str, str]:

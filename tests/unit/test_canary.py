@@ -19,6 +19,7 @@ from ml_telemetry.signals import LOG_KEYS
 from sightglass import canary, http, polling
 from sightglass.canary import Probe, Watch
 from sightglass.polling import NotYet
+from tests.unit.ports import free_port
 
 TIMEOUT = 1.5
 TRACER = TracerProvider(shutdown_on_exit=False).get_tracer("test")
@@ -167,22 +168,20 @@ def program(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[su
     log = tmp_path / "canary.log"
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        ports = [one.getsockname()[1] for one in sockets]
-        sockets[0].close()
-        if request.param == "down":
-            sockets[1].close()
-        servers = f"http://127.0.0.1:{ports[1]}"
+        port, at = free_port(), free_port()
+        if request.param == "silent":
+            stack.enter_context(socket.create_server(("127.0.0.1", at)))
+        servers = f"http://127.0.0.1:{at}"
         environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-            **{"LISTEN_ADDRESS": "127.0.0.1", "CANARY_PORT": str(ports[0])},
+            **{"LISTEN_ADDRESS": "127.0.0.1", "CANARY_PORT": str(port)},
             **dict.fromkeys(("TEMPO_URL", "LOKI_URL", "PROMETHEUS_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"), servers),
             **{"OTEL_SERVICE_NAME": "canary", "CANARY_INTERVAL_SECONDS": "0.3", "CANARY_TIMEOUT_SECONDS": "0.6"},
         }
         command = [sys.executable, "-m", "sightglass.canary"]
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            yield process, f"http://127.0.0.1:{ports[0]}", log
+            yield process, f"http://127.0.0.1:{port}", log
         finally:
             process.kill()
             process.wait()

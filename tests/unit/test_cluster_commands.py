@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sightglass import polling
 from sightglass import settings as local
 from sightglass.errors import UserError
 from sightglass.kubernetes import cluster, deploy, releases, rollout
@@ -26,6 +27,7 @@ from sightglass.settings import REPOSITORY
 from sightglass.target import Target
 from sightglass.verify import run
 from sightglass.verify.signals import Check
+from tests.unit.ports import free_port
 
 VARIABLES = [name.upper() for name in kubernetes.KubernetesSettings.model_fields]
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
@@ -271,6 +273,51 @@ def test_port_that_somebody_listens_at_is_not_forwarded() -> None:
         with pytest.raises(UserError, match=rf"Port {number} \(loki: .*SIGHTGLASS_LOKI_HTTP_PORT"):
             Forwards("here", ports={"loki_http": number})
         assert not Forwards("here", without=frozenset({"loki"}), ports={"loki_http": number}).has("loki_http")
+
+
+ONLY_LOKI = frozenset(port.component for port in local.PORTS) - {"loki"}
+
+
+def asked(folder: Path) -> list[str]:
+    """The ports of each forward, local and remote."""
+    return [call.split()[-1] for call in calls(folder)]
+
+
+def test_forwarded_port_is_the_one_that_kubectl_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path, "kubectl", "echo 'Forwarding from 127.0.0.1:51685 -> 3100'; exec sleep 60")
+    with Forwards("here", without=ONLY_LOKI) as forwards:
+        forwards.wait()
+        assert forwards.url("loki_http") == "http://127.0.0.1:51685"
+    assert asked(tmp_path) == [":3100"]
+
+
+def test_forward_that_ended_comes_again_at_the_same_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    ends_once = "[ $(wc -l < $(dirname $0)/calls) = 1 ] || exec sleep 60"
+    fake(tmp_path, "kubectl", f"echo 'Forwarding from 127.0.0.1:51685 -> 3100'; {ends_once}")
+    with Forwards("here", without=ONLY_LOKI) as forwards:
+        forwards.wait()
+
+        def again() -> None:
+            if len(asked(tmp_path)) < 2:
+                raise NotYet(f"asked for {asked(tmp_path)}")
+
+        polling.until(again, timeout=10, what="a second forward")
+        forwards.wait()
+        assert forwards.url("loki_http") == "http://127.0.0.1:51685"
+    assert asked(tmp_path) == [":3100", "51685:3100"]
+
+
+def test_who_listens_in_place_of_kubectl_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = free_port()
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fake(tmp_path, "kubectl", f"echo 'unable to listen on port {number}' >&2; exit 1")
+    # Somebody takes the port after it was found to be free.
+    with Forwards("here", without=ONLY_LOKI, ports={"loki_http": number}) as forwards:
+        taken = socket.create_server((local.HOST, number))
+        with taken, pytest.raises(UserError, match=f"loki to be reachable .*unable to listen on port {number}"):
+            forwards.wait(timeout=1)
 
 
 # Pods

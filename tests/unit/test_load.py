@@ -26,6 +26,7 @@ from load_testing.traces import TraceLinks
 from sightglass import polling
 from sightglass.polling import Never, NotYet
 from sightglass.settings import REPOSITORY
+from tests.unit.ports import free_port
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 OTHER_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -138,12 +139,6 @@ class StandIn:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def accepts_everything(answer: Answer) -> None:

@@ -18,14 +18,9 @@ from sightglass.errors import UserError
 from sightglass.polling import NotYet
 from sightglass.settings import PORTS, Settings
 from sightglass.stack import Stack, last_lines
+from tests.unit.ports import free_port
 
 FAKE = Path(__file__).with_name("fake_program.py")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Bench:

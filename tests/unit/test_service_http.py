@@ -24,7 +24,8 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from ml_telemetry import signals
-from tests.unit.otlp import Receiver, free_port, plain, until
+from tests.unit.otlp import Receiver, plain, until
+from tests.unit.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 MARKER = "zanzibarquux"
