@@ -3,8 +3,7 @@
 import re
 import subprocess
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -28,14 +27,94 @@ _LISTENS = re.compile(rf"Forwarding from {re.escape(HOST)}:(\d+) -> ")
 """What kubectl prints once it listens."""
 
 
-@dataclass
-class _Forward:
-    port: str
-    local: int = 0
-    """On this machine; 0 until kubectl says which free one it took."""
-    listens: bool = False
-    process: subprocess.Popen[str] | None = None
-    said: str = ""
+class _Kubectl:
+    """A kubectl that is started again whenever it ends, until it is stopped."""
+
+    def __init__(self, context: str, namespace: str):
+        self._command = ["kubectl", f"--context={context}", f"--namespace={namespace}"]
+        self._process: subprocess.Popen[str] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def arguments(self) -> list[str]:
+        """What it is started with the next time."""
+        raise NotImplementedError
+
+    def hear(self, line: str) -> None:
+        """Take in what it says."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Let it begin anew."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.end()
+
+    def join(self, timeout: float) -> None:
+        self._thread.join(timeout)
+
+    def _keep(self) -> None:
+        while not self._stop.is_set():
+            self._process = subprocess.Popen(
+                [*self._command, *self.arguments()],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            if self._stop.is_set():
+                self.end()
+            with self._process as kubectl:
+                for line in kubectl.stdout or ():
+                    self.hear(line.strip())
+            self._stop.wait(_AGAIN)
+
+
+class _Forward(_Kubectl):
+    """One port; ``local`` is 0 until kubectl says which free one it took."""
+
+    def __init__(self, context: str, port: str, local: int):
+        self.component = _COMPONENT[port]
+        super().__init__(context, namespace(self.component))
+        self._port, self.local = port, local
+        self.listens, self.said = False, ""
+
+    def arguments(self) -> list[str]:
+        self.listens = False
+        ports = f"{self.local or ''}:{ClusterPlace().port(self._port)}"
+        return ["port-forward", f"service/{self.component}", f"--address={HOST}", ports]
+
+    def hear(self, line: str) -> None:
+        if found := _LISTENS.match(line):
+            self.local, self.listens = int(found[1]), True
+        self.said = line or self.said
+
+
+class _Departures(_Kubectl):
+    """Ends the forwards of a component one of whose pods is on its way out, or gone.
+
+    A forward stays with the pod that it found first. Most end with it, but one that found a pod in its last moment
+    takes connections for ever and answers none.
+    """
+
+    def __init__(self, context: str, namespace: str, forwards: Sequence[_Forward]):
+        super().__init__(context, namespace)
+        self._forwards = forwards
+
+    def arguments(self) -> list[str]:
+        return ["get", "pods", "--watch", '--output=jsonpath={.metadata.name} {.metadata.deletionTimestamp}{"\\n"}']
+
+    def hear(self, line: str) -> None:
+        pod, _, leaves = line.partition(" ")
+        for forward in self._forwards:
+            if leaves and pod.startswith(f"{forward.component}-"):
+                forward.end()
 
 
 class Forwards:
@@ -47,30 +126,26 @@ class Forwards:
     """
 
     def __init__(self, context: str, *, without: frozenset[str] = frozenset(), ports: Mapping[str, int] | None = None):
-        self._context = context
-        self._stop = threading.Event()
         wanted = [name for name in FORWARDED if _COMPONENT[name] not in without]
         # What listens there already would answer in the cluster's stead.
         require_free({name: ports[name] for name in wanted if name in ports} if ports else {})
-        self._forwards = {name: _Forward(name, (ports or {}).get(name, 0)) for name in wanted}
-        self._threads: list[threading.Thread] = []
+        self._forwards = {name: _Forward(context, name, (ports or {}).get(name, 0)) for name in wanted}
+        forwards = list(self._forwards.values())
+        spaces = {namespace(forward.component) for forward in forwards}
+        self._kept = [*(_Departures(context, space, forwards) for space in sorted(spaces)), *forwards]
 
     def __enter__(self) -> Self:
-        for forward in self._forwards.values():
-            thread = threading.Thread(target=self._keep, args=(forward,), name=forward.port, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        for kubectl in self._kept:
+            kubectl.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stop.set()
-        for forward in self._forwards.values():
-            if forward.process is not None:
-                forward.process.terminate()
-        for thread in self._threads:
-            thread.join(5)
+        for kubectl in self._kept:
+            kubectl.stop()
+        for kubectl in self._kept:
+            kubectl.join(5)
 
     def has(self, port: str) -> bool:
         """Whether that port is forwarded."""
@@ -93,28 +168,6 @@ class Forwards:
                 polling.until(lambda f=forward: _listens(f), timeout=timeout, what=what)  # type: ignore[misc]
             except polling.DeadlineError as error:
                 raise UserError(f"{error}. `make deploy` says what it lacks.") from None
-
-    def _keep(self, forward: _Forward) -> None:
-        component = _COMPONENT[forward.port]
-        command = ["kubectl", f"--context={self._context}", f"--namespace={namespace(component)}", "port-forward"]
-        command += [f"service/{component}", f"--address={HOST}"]
-        while not self._stop.is_set():
-            forward.process = subprocess.Popen(
-                [*command, f"{forward.local or ''}:{ClusterPlace().port(forward.port)}"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-            if self._stop.is_set():
-                forward.process.terminate()
-            with forward.process as kubectl:
-                for line in kubectl.stdout or ():
-                    if found := _LISTENS.match(line):
-                        forward.local, forward.listens = int(found[1]), True
-                    forward.said = line.strip() or forward.said
-            forward.listens = False
-            self._stop.wait(_AGAIN)
 
 
 def _listens(forward: _Forward) -> None:

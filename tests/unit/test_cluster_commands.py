@@ -278,41 +278,71 @@ def test_port_that_somebody_listens_at_is_not_forwarded() -> None:
 ONLY_LOKI = frozenset(port.component for port in local.PORTS) - {"loki"}
 
 
-def asked(folder: Path) -> list[str]:
-    """The ports of each forward, local and remote."""
-    return [call.split()[-1] for call in calls(folder)]
+FORWARDS = "echo 'Forwarding from 127.0.0.1:51685 -> 3100'; exec sleep 60"
+WATCHES = """
+until [ -e $(dirname $0)/leaves ]; do sleep 0.02; done
+mv $(dirname $0)/leaves $(dirname $0)/left; cat $(dirname $0)/left; exec sleep 60
+"""
+
+
+def fake_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, forwards: str) -> None:
+    """A kubectl whose watch says what is written to the file ``leaves``."""
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    fake(folder, "kubectl", f'case "$*" in *port-forward*) {forwards};; esac\n{WATCHES}')
+
+
+def forwards_asked(folder: Path, at_least: int = 1) -> list[str]:
+    """The ports of each forward, local and remote, once there are so many."""
+
+    def ports() -> list[str]:
+        found = [call.split()[-1] for call in calls(folder) if "port-forward" in call]
+        if len(found) < at_least:
+            raise NotYet(f"asked for {found}")
+        return found
+
+    return polling.until(ports, timeout=10, interval=0.02, what=f"{at_least} forwards")
 
 
 def test_forwarded_port_is_the_one_that_kubectl_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    fake(tmp_path, "kubectl", "echo 'Forwarding from 127.0.0.1:51685 -> 3100'; exec sleep 60")
+    fake_kubectl(tmp_path, monkeypatch, FORWARDS)
     with Forwards("here", without=ONLY_LOKI) as forwards:
         forwards.wait()
         assert forwards.url("loki_http") == "http://127.0.0.1:51685"
-    assert asked(tmp_path) == [":3100"]
+    assert forwards_asked(tmp_path) == [":3100"]
 
 
 def test_forward_that_ended_comes_again_at_the_same_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    ends_once = "[ $(wc -l < $(dirname $0)/calls) = 1 ] || exec sleep 60"
-    fake(tmp_path, "kubectl", f"echo 'Forwarding from 127.0.0.1:51685 -> 3100'; {ends_once}")
+    ends_once = "[ -e $(dirname $0)/once ] || { touch $(dirname $0)/once; exit; }"
+    fake_kubectl(tmp_path, monkeypatch, f"echo 'Forwarding from 127.0.0.1:51685 -> 3100'; {ends_once}; exec sleep 60")
     with Forwards("here", without=ONLY_LOKI) as forwards:
         forwards.wait()
-
-        def again() -> None:
-            if len(asked(tmp_path)) < 2:
-                raise NotYet(f"asked for {asked(tmp_path)}")
-
-        polling.until(again, timeout=10, what="a second forward")
+        assert forwards_asked(tmp_path, 2) == [":3100", "51685:3100"]
         forwards.wait()
         assert forwards.url("loki_http") == "http://127.0.0.1:51685"
-    assert asked(tmp_path) == [":3100", "51685:3100"]
+
+
+def test_forward_begins_anew_when_its_pod_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_kubectl(tmp_path, monkeypatch, FORWARDS)
+    with Forwards("here", without=ONLY_LOKI) as forwards:
+        forwards.wait()
+        (tmp_path / "told").write_text("loki-0 2026-01-01T00:00:00Z\n")
+        (tmp_path / "told").rename(tmp_path / "leaves")
+        assert forwards_asked(tmp_path, 2) == [":3100", "51685:3100"]
+
+
+@pytest.mark.parametrize("pod", ["loki-0 ", "lokiless-0 2026-01-01T00:00:00Z"])
+def test_forward_stays_while_its_pod_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pod: str) -> None:
+    fake_kubectl(tmp_path, monkeypatch, FORWARDS)
+    with Forwards("here", without=ONLY_LOKI - {"tempo"}) as forwards:
+        forwards.wait()
+        (tmp_path / "told").write_text(f"{pod}\ntempo-0 2026-01-01T00:00:00Z\n")
+        (tmp_path / "told").rename(tmp_path / "leaves")
+        assert sorted(forwards_asked(tmp_path, 3)) == ["51685:3200", ":3100", ":3200"]
 
 
 def test_who_listens_in_place_of_kubectl_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = free_port()
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    fake(tmp_path, "kubectl", f"echo 'unable to listen on port {number}' >&2; exit 1")
+    fake_kubectl(tmp_path, monkeypatch, f"echo 'unable to listen on port {number}' >&2; exit 1")
     # Somebody takes the port after it was found to be free.
     with Forwards("here", without=ONLY_LOKI, ports={"loki_http": number}) as forwards:
         taken = socket.create_server((local.HOST, number))
