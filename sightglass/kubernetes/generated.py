@@ -40,8 +40,9 @@ def files(place: ClusterPlace | None = None) -> dict[Path, str]:
         application / f"{names.CANARY}.env": environments.canary(
             place, interval=names.CANARY_INTERVAL, timeout=names.CANARY_TIMEOUT
         ),
+        # Buckets and users are made by their address; the region is in the clients' own files.
+        MANIFESTS / "storage" / "storage.env": {"S3_ENDPOINT": place.address("minio")},
     }
-    variables[MANIFESTS / "storage" / "storage.env"] = environments.s3(place)
     targets = environments.prometheus_targets(place)
     return {
         **{file: _env(content) for file, content in variables.items()},
