@@ -11,6 +11,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from dashboards.questions import seconds
 from ml_telemetry import signals
 from sightglass import build, components, credentials, settings
 from sightglass.components import Component
@@ -97,6 +98,21 @@ def test_checker_refuses_a_broken_configuration(
     done = check(planned[name], checker(programs)(broken))
     assert done.returncode != 0
     assert reason in done.stdout + done.stderr
+
+
+def unsearched(tempo: dict[str, Any]) -> float:
+    """Seconds in which a trace has left the ingester and is too young to be searched for in the object store."""
+    search = tempo["query_frontend"].get("search", {})
+    # The default is Tempo's own.
+    begins = seconds(search.get("query_backend_after", "15m")) + seconds(tempo["storage"]["trace"]["blocklist_poll"])
+    return max(0.0, begins - seconds(tempo["ingester"]["complete_block_timeout"]))
+
+
+def test_search_finds_a_trace_at_every_age() -> None:
+    tempo = yaml.safe_load((HELM_CONFIG / "tempo" / "tempo.yaml").read_text())
+    assert unsearched(tempo) == 0
+    del tempo["query_frontend"]["search"]
+    assert unsearched(tempo) == 610
 
 
 @pytest.fixture
