@@ -3,6 +3,7 @@
 import re
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ _LISTENS = re.compile(rf"Forwarding from {re.escape(HOST)}:(\d+) -> ")
 """What kubectl prints once it listens."""
 
 
-class _Kubectl:
+class _Kubectl(ABC):
     """A kubectl that is started again whenever it ends, until it is stopped."""
 
     def __init__(self, context: str, namespace: str):
@@ -36,13 +37,13 @@ class _Kubectl:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
+    @abstractmethod
     def arguments(self) -> list[str]:
         """What it is started with the next time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hear(self, line: str) -> None:
         """Take in what it says."""
-        raise NotImplementedError
 
     def start(self) -> None:
         self._thread.start()
