@@ -13,59 +13,57 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points, version
-from typing import Any, Final, Literal
+from contextvars import Context
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final, Literal
 
-from opentelemetry.distro import OpenTelemetryDistro
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
 from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
-    OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
     OTEL_EXPORTER_OTLP_PROTOCOL,
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
     OTEL_METRIC_EXPORT_INTERVAL,
     OTEL_SDK_DISABLED,
 )
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import set_tracer_provider
 
-from ml_telemetry import signals
+from ml_telemetry import delivery, hashing, logs, signals, synthetic
 from ml_telemetry.context import Parent, SamplingDecision
-from ml_telemetry.events import log_failure, log_prediction
-from ml_telemetry.histograms import MergingMetricReader
-from ml_telemetry.logs import log_event
+from ml_telemetry.contract import Contract
+from ml_telemetry.events import log_batch_failure, log_failure, log_prediction
+from ml_telemetry.hashing import TextHash
+from ml_telemetry.histograms import MergingExporter
+from ml_telemetry.losses import LossNotice
 from ml_telemetry.metrics import RequestMetrics
 from ml_telemetry.record import BatchRecord, RequestRecord
 from ml_telemetry.spans import RecordExporter, RecordProcessor, SpanEncoder
 
 logger = logging.getLogger(__name__)
 
-DISTRIBUTION: Final = "sightglass"
-NAMESPACE: Final = "sightglass"
+DISTRIBUTION: Final = "ml-telemetry"
 SCOPE_NAME: Final = "ml_telemetry"
 
 # A proof within seconds needs a short way to the Collector; the queue holds requests, seven spans each.
 DEFAULTS: Final = {
-    OTEL_EXPORTER_OTLP_PROTOCOL: "http/protobuf",
+    OTEL_TRACES_EXPORTER: "otlp",
+    OTEL_METRICS_EXPORTER: "otlp",
+    OTEL_EXPORTER_OTLP_PROTOCOL: delivery.HTTP,
     OTEL_BSP_SCHEDULE_DELAY: "200",
     OTEL_BSP_MAX_QUEUE_SIZE: "8192",
     OTEL_METRIC_EXPORT_INTERVAL: "1000",
 }
-_PROTOCOLS: Final = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+_SCHEMA: Final = "https://opentelemetry.io/schemas/1.36.0"
 Signal = Literal["traces", "metrics"]
-_SIGNALS: Final[dict[Signal, tuple[str, str]]] = {
-    "traces": (OTEL_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_TRACES_PROTOCOL),
-    "metrics": (OTEL_METRICS_EXPORTER, OTEL_EXPORTER_OTLP_METRICS_PROTOCOL),
-}
+_SIGNALS: Final[dict[Signal, str]] = {"traces": OTEL_TRACES_EXPORTER, "metrics": OTEL_METRICS_EXPORTER}
 SHUTDOWN_SECONDS: Final = 3.0
-_DROP_LOG_SECONDS: Final = 60.0
 _SERVER_ERROR: Final = 500
 
 
@@ -78,17 +76,27 @@ def disabled() -> bool:
     return os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
 
 
-def resource(service_name: str) -> Resource:
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Which service this is, as its resource says it; what is empty is not said."""
+
+    name: str
+    version: str = ""
+    namespace: str = ""
+
+
+def resource(service: Service) -> Resource:
     """Build the resource; ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win over the defaults here."""
     defaults = {
-        signals.SERVICE_NAME.name: service_name,
-        signals.SERVICE_NAMESPACE.name: NAMESPACE,
-        signals.SERVICE_VERSION.name: version(DISTRIBUTION),
+        signals.SERVICE_NAME.name: service.name,
+        signals.SERVICE_NAMESPACE.name: service.namespace,
+        signals.SERVICE_VERSION.name: service.version,
         signals.SERVICE_INSTANCE_ID.name: str(uuid.uuid4()),
         signals.DEPLOYMENT_ENVIRONMENT.name: "development",
+        signals.DEPLOYMENT_TRACK.name: signals.TRACKS[0],
     }
     given = OTELResourceDetector().detect().attributes
-    return Resource.create({name: value for name, value in defaults.items() if name not in given})
+    return Resource.create({name: value for name, value in defaults.items() if value and name not in given})
 
 
 def check_environment() -> None:
@@ -96,39 +104,50 @@ def check_environment() -> None:
     if not disabled():
         _apply_defaults()
         _positive(OTEL_BSP_MAX_QUEUE_SIZE)
-        for signal in _SIGNALS:
-            _exporter_component(signal)
+        if logs.BUFFER_VARIABLE in os.environ:
+            _positive(logs.BUFFER_VARIABLE)
+        try:
+            for signal in _SIGNALS:
+                if _wanted(signal):
+                    delivery.protocol_of(signal)
+            delivery.target()
+            hashing.from_environment()
+            _check_track()
+        except ValueError as error:
+            raise TelemetryConfigurationError(str(error)) from None
+
+
+def _check_track() -> None:
+    name = signals.DEPLOYMENT_TRACK.name
+    track = OTELResourceDetector().detect().attributes.get(name, signals.TRACKS[0])
+    if track not in signals.TRACKS:
+        raise ValueError(f"OTEL_RESOURCE_ATTRIBUTES has {name}={track}: set it to one of {', '.join(signals.TRACKS)}.")
 
 
 def _apply_defaults() -> None:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    OpenTelemetryDistro().configure()
 
 
-def _exporter_component(signal: Signal) -> str | None:
-    """Return the name of the exporter that the environment asks for, or None for ``none``."""
-    choice, protocol_variable = _SIGNALS[signal]
-    name = os.environ[choice].strip().lower()
-    if name == "none":
-        return None
-    protocol = (os.environ.get(protocol_variable) or os.environ[OTEL_EXPORTER_OTLP_PROTOCOL]).strip()
-    component = _PROTOCOLS.get(protocol) if name == "otlp" else name if name in _PROTOCOLS.values() else None
-    if component is None:
-        raise TelemetryConfigurationError(
-            f"{choice}={name} with protocol {protocol} is not supported: set {choice} to 'otlp' or 'none' and "
-            f"{OTEL_EXPORTER_OTLP_PROTOCOL} to one of {', '.join(_PROTOCOLS)}."
-        )
-    return component
+def _wanted(signal: Signal) -> bool:
+    """Whether the environment asks for a signal."""
+    variable = _SIGNALS[signal]
+    name = os.environ[variable].strip().lower()
+    if name not in ("otlp", "none"):
+        raise TelemetryConfigurationError(f"{variable}={name} is not supported: set {variable} to 'otlp' or 'none'.")
+    return name == "otlp"
 
 
-def _exporter(signal: Signal) -> Any | None:
-    """Create the exporter of a signal; it reads its endpoint, headers and time-outs from the environment itself."""
-    component = _exporter_component(signal)
-    if component is None:
-        return None
-    (entry_point,) = entry_points(group=f"opentelemetry_{signal}_exporter", name=component)
-    return entry_point.load()()
+def _metric_exporter() -> MetricExporter:
+    """Create the SDK's exporter; it reads its endpoint, headers and time-outs from the environment itself."""
+    # One of the two needs a library that takes a while to load.
+    if delivery.protocol_of("metrics") == delivery.GRPC:
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+
+        return GrpcExporter()
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+    return OTLPMetricExporter()
 
 
 def _positive(variable: str) -> int:
@@ -149,13 +168,17 @@ class Telemetry:
         self._stop: list[Callable[[], None]] = []
         self._abort: list[Callable[[], None]] = []
         self._model: dict[str, str] = {}
+        self._contract: Contract | None = None
+        # Is given the record of a prediction before its answer leaves, with the stages known by then.
+        self.on_prediction: Callable[[RequestRecord], None] | None = None
         self._finished: list[RequestRecord] = []
-        self._track = ""
-        self._logged_drops = 0
-        self._drop_line_at = float("-inf")
-        self._drop_lock = threading.Lock()
+        self._track = signals.TRACKS[0]
+        self._synthetic_key = ""
+        # Hashes texts for their log lines; None without a key.
+        self.text_hash: TextHash | None = None
+        self._notices = {signal: LossNotice(signal) for signal in signals.SIGNAL.values}
 
-    def start(self, service_name: str, model_info: Mapping[str, str], track: str) -> None:
+    def start(self, service: Service, contract: Contract, model_info: Mapping[str, str]) -> None:
         """Start exporting; ``model_info`` has the labels of ``ml_model_info``.
 
         Raises ``TelemetryConfigurationError`` for an environment that cannot work. Call it once, in a worker.
@@ -163,28 +186,34 @@ class Telemetry:
         if self.enabled or disabled():
             return
         _apply_defaults()
-        origin = resource(service_name)
-        scope = InstrumentationScope(SCOPE_NAME, version(DISTRIBUTION), Schemas.V1_36_0.value)
-        self._track = track
+        origin = resource(service)
+        scope = InstrumentationScope(SCOPE_NAME, version(DISTRIBUTION), _SCHEMA)
+        self._track = str(origin.attributes[signals.DEPLOYMENT_TRACK.name])
+        self._synthetic_key = os.environ.get(synthetic.KEY_VARIABLE, "")
+        self.text_hash = hashing.from_environment()
         self._model = {
             signals.MODEL_NAME.name: model_info[signals.NAME.name],
             signals.MODEL_VERSION.name: model_info[signals.VERSION.name],
         }
-        self._metrics = RequestMetrics(track)
-        self._start_traces(origin, scope)
-        self._start_metrics(origin, scope, dict(model_info))
+        self._contract = contract
+        self._metrics = RequestMetrics(contract, self._track)
+        if (lines := logs.output()) is not None:
+            lines.on_loss = lambda reason, count: self._dropped("logs", reason, count)
+        self._start_traces(contract, origin, scope)
+        route = {signals.HTTP_ROUTE.name: contract.declaration.route}
+        self._start_metrics(origin, scope, {**route, **model_info})
         self.enabled = True
 
-    def _start_traces(self, origin: Resource, scope: InstrumentationScope) -> None:
+    def _start_traces(self, contract: Contract, origin: Resource, scope: InstrumentationScope) -> None:
         # The SDK reads OTEL_TRACES_SAMPLER here; code that traces its own steps gets this provider too.
         provider = TracerProvider(resource=origin, shutdown_on_exit=False)
         set_tracer_provider(provider)
         self._decide = SamplingDecision(provider.sampler)
-        exporter = _exporter("traces")
-        if exporter is None:
+        if not _wanted("traces"):
             return
-        encoder = SpanEncoder(origin, scope, self._model, self._track)
-        records = RecordExporter(exporter, encoder, lambda count: self._dropped("traces", "export_failed", count))
+        sender = delivery.sender(delivery.target())
+        encoder = SpanEncoder(contract, origin, scope, self._model, self._track)
+        records = RecordExporter(sender, encoder, lambda count: self._dropped("traces", "export_failed", count))
         limit = _positive(OTEL_BSP_MAX_QUEUE_SIZE)
         self._processor = RecordProcessor(records, limit, lambda count: self._dropped("traces", "queue_full", count))
         provider.add_span_processor(self._processor)
@@ -192,24 +221,45 @@ class Telemetry:
         self._abort.append(records.shutdown)
 
     def _start_metrics(self, origin: Resource, scope: InstrumentationScope, model_info: dict[str, str]) -> None:
-        exporter = _exporter("metrics")
-        if exporter is None or self._metrics is None:
+        if not _wanted("metrics") or self._metrics is None:
             return
-        reader = MergingMetricReader(exporter, scope, self._metrics.collect)
+        exporter = MergingExporter(_metric_exporter(), scope, self._metrics.collect)
+        reader = PeriodicExportingMetricReader(exporter)
         provider = MeterProvider([reader], origin, shutdown_on_exit=False)
         set_meter_provider(provider)
         self._metrics.instrument(provider.get_meter(scope.name, scope.version, scope.schema_url), model_info)
         self._stop.append(provider.shutdown)
         self._abort.append(exporter.shutdown)
 
+    def declare(self, contract: Contract) -> None:
+        """Know the model where nothing is exported: handlers note the same."""
+        self._contract = contract
+
+    @property
+    def contract(self) -> Contract | None:
+        """What the service emits, or None before it was started."""
+        return self._contract
+
     def sampled(self, trace_id: str, parent: Parent | None) -> bool:
         """Say whether a new request is sampled, by the sampler that ``OTEL_TRACES_SAMPLER`` names."""
         return self._decide(trace_id, parent)
+
+    def source_of(self, trace_id: str, mark: bytes) -> synthetic.Source | None:
+        """Say what of this stack sent a request with that mark, or None for a user's."""
+        return synthetic.source_of(self._synthetic_key, trace_id, mark)
 
     def request_started(self, method: str) -> None:
         """Count a request that begins."""
         if self._metrics is not None:
             self._metrics.started(method)
+
+    def prediction_made(self, record: RequestRecord) -> None:
+        """Let the record be written of a prediction whose answer is about to leave."""
+        if self.on_prediction is not None:
+            try:
+                self.on_prediction(record)
+            except Exception:
+                logger.exception("The record of a prediction could not be written.")
 
     def request_finished(self, record: RequestRecord) -> None:
         """Take the finished record of a request.
@@ -218,7 +268,8 @@ class Telemetry:
         answers, and none of them waits for another's telemetry.
         """
         if not self._finished:
-            asyncio.get_running_loop().call_soon(self._drain)
+            # What is logged there belongs to no request.
+            asyncio.get_running_loop().call_soon(self._drain, context=Context())
         self._finished.append(record)
 
     def _drain(self) -> None:
@@ -234,19 +285,15 @@ class Telemetry:
         if self._metrics is None:
             # An error in the service is logged even without telemetry.
             if record.status >= _SERVER_ERROR:
-                log_failure(record)
+                log_failure(record, self._track)
             return
         self._metrics.finished(record)
         if record.sampled and self._processor is not None:
             self._processor.submit(record)
         if record.failure is not None:
-            written = log_failure(record)
-        elif record.prediction is not None:
-            written = log_prediction(record, self._model, self._track)
-        else:
-            return
-        if not written:
-            self._dropped("logs", "write_failed", 1)
+            log_failure(record, self._track)
+        elif record.prediction is not None and self._contract is not None:
+            log_prediction(record, self._contract, self._model, self._track)
 
     def batch_finished(self, batch: BatchRecord) -> None:
         """Take the finished record of a batch."""
@@ -256,19 +303,22 @@ class Telemetry:
         if batch.sampled and self._processor is not None:
             self._processor.submit(batch)
 
+    def batch_failed(self, batch: BatchRecord) -> None:
+        """Take the record of a batch that failed: its span is the parent of what was traced in it."""
+        if batch.sampled and self._processor is not None:
+            self._processor.submit(batch)
+
+    def batch_retried(self, batch: BatchRecord, failed: int) -> None:
+        """Count and log a failed batch whose requests were tried one by one; ``failed`` of them failed again."""
+        if self._metrics is not None:
+            self._metrics.batch_retried(batch.size, failed)
+        log_batch_failure(batch, failed)
+
     def _dropped(self, signal: str, reason: str, count: int) -> None:
         if self._metrics is None:
             return
         self._metrics.dropped(signal, reason, count)
-        with self._drop_lock:
-            now = time.monotonic()
-            if now - self._drop_line_at < _DROP_LOG_SECONDS:
-                return
-            self._drop_line_at = now
-            total = self._metrics.dropped_total
-            new, self._logged_drops = total - self._logged_drops, total
-        message = f"telemetry of the signal {signal} was lost ({reason}): check the Collector"
-        log_event(signals.TELEMETRY_DROPPED_EVENT, message, {signals.DROPPED_COUNT.name: new})
+        self._notices[signal].lost(reason, count)
 
     def shutdown(self, seconds: float = SHUTDOWN_SECONDS) -> None:
         """Send what is left and stop; returns within ``seconds`` even when nobody listens."""
@@ -277,6 +327,11 @@ class Telemetry:
         self._drain()
         self.enabled = False
         deadline = time.monotonic() + seconds
+        for notice in self._notices.values():
+            notice.say()
+        if (lines := logs.output()) is not None and not lines.flush(seconds / 3):
+            # They are counted while the counts can still be sent.
+            lines.give_up()
         threads = [threading.Thread(target=stop, daemon=True) for stop in self._stop]
         for thread in threads:
             thread.start()

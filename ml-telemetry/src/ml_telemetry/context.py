@@ -11,13 +11,12 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, StaticSampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_OFF, DEFAULT_ON, Decision, Sampler
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
     SpanKind,
     TraceFlags,
-    TraceState,
     get_current_span,
     set_span_in_context,
 )
@@ -26,6 +25,14 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 # Version 00 is what callers send; every other version is left to the SDK's own propagator.
 _TRACEPARENT: Final = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+_STATE_MEMBER: Final = re.compile(
+    rb"([a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    rb"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
+_MAXIMUM_STATE_MEMBERS: Final = 32
+_MAXIMUM_STATE_BYTES: Final = 512
+# Of a list that is too long, members above this go first.
+_LARGE_STATE_MEMBER: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +49,7 @@ def parse_parent(traceparent: bytes | None, tracestate: bytes | None) -> Parent 
     """Read the caller's context from its headers; a header that is not valid counts as absent."""
     if traceparent is None:
         return None
-    state = tracestate.decode("latin-1") if tracestate else ""
-    if state:
-        state = TraceState.from_header([state]).to_header()
+    state = parse_state(tracestate) if tracestate else ""
     if match := _TRACEPARENT.fullmatch(traceparent):
         trace_id, span_id, flags = match.groups()
         return Parent(trace_id.decode(), span_id.decode(), bool(int(flags, 16) & 1), state)
@@ -52,6 +57,27 @@ def parse_parent(traceparent: bytes | None, tracestate: bytes | None) -> Parent 
     if not context.is_valid:
         return None
     return Parent(f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled, state)
+
+
+def parse_state(tracestate: bytes) -> str:
+    """Return a caller's ``tracestate`` bounded to what W3C asks to pass on; one that is not valid counts as absent.
+
+    The SDK's own parser logs what it does not take, and keeps lists of any length.
+    """
+    members = [member for part in tracestate.split(b",") if (member := part.strip(b" \t"))]
+    if len(members) > _MAXIMUM_STATE_MEMBERS or not all(map(_STATE_MEMBER.fullmatch, members)):
+        return ""
+    if len({member.partition(b"=")[0] for member in members}) < len(members):
+        return ""
+    if _length(members) > _MAXIMUM_STATE_BYTES:
+        members = [member for member in members if len(member) <= _LARGE_STATE_MEMBER]
+    while _length(members) > _MAXIMUM_STATE_BYTES:
+        members.pop()
+    return b",".join(members).decode("ascii")
+
+
+def _length(members: list[bytes]) -> int:
+    return sum(map(len, members)) + len(members) - 1
 
 
 def new_trace_id() -> str:
@@ -71,32 +97,34 @@ def new_uuid7() -> str:
     return f"{digits[:8]}-{digits[8:12]}-7{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
+_ALWAYS: Final[dict[Sampler, tuple[bool, bool, bool]]] = {
+    ALWAYS_ON: (True, True, True),
+    ALWAYS_OFF: (False, False, False),
+    DEFAULT_ON: (True, True, False),
+    DEFAULT_OFF: (False, True, False),
+}
+"""Of the SDK's samplers those whose answer is always the same: for a root, a sampled parent, a parent that is not."""
+
+
 class SamplingDecision:
-    """Asks the SDK's sampler, and remembers its answer where that answer can never change."""
+    """Asks the SDK's sampler, unless its answer is known; those that most services have are objects of the SDK."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
-        self._with_parent: dict[bool, bool] | None = None
         self._root: bool | None = None
-        if sampler in (ALWAYS_ON, ALWAYS_OFF):
-            self._root = sampler is ALWAYS_ON
-            self._with_parent = {True: self._root, False: self._root}
-        elif isinstance(sampler, ParentBased):
-            delegates = (sampler._remote_parent_sampled, sampler._remote_parent_not_sampled)
-            if all(isinstance(delegate, StaticSampler) for delegate in delegates):
-                self._with_parent = {
-                    flag: self._ask("1" * 32, Parent("1" * 32, "1" * 16, flag)) for flag in (True, False)
-                }
-            if isinstance(sampler._root, StaticSampler):
-                self._root = self._ask("1" * 32, None)
+        self._with_parent: dict[bool, bool] | None = None
+        if (known := _ALWAYS.get(sampler)) is not None:
+            self._root = known[0]
+            self._with_parent = {True: known[1], False: known[2]}
 
     def __call__(self, trace_id: str, parent: Parent | None) -> bool:
         """Say whether the request's spans are recorded."""
         if parent is None:
-            return self._ask(trace_id, None) if self._root is None else self._root
-        return self._ask(trace_id, parent) if self._with_parent is None else self._with_parent[parent.sampled]
+            return self.ask(trace_id, None) if self._root is None else self._root
+        return self.ask(trace_id, parent) if self._with_parent is None else self._with_parent[parent.sampled]
 
-    def _ask(self, trace_id: str, parent: Parent | None) -> bool:
+    def ask(self, trace_id: str, parent: Parent | None) -> bool:
+        """Return the sampler's own answer."""
         context = None
         if parent is not None:
             flags = TraceFlags(TraceFlags.SAMPLED if parent.sampled else TraceFlags.DEFAULT)

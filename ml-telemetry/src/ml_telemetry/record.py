@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ml_telemetry.context import new_span_id, new_trace_id, new_uuid7
 
@@ -25,7 +24,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Connection:
-    """What a caller's requests have in common; ``encoded`` keeps its span attributes once they were encoded."""
+    """What a caller's requests have in common; ``attributes`` keeps its span attributes once they were made."""
 
     method: str
     route: str | None
@@ -35,11 +34,13 @@ class Connection:
     server_port: int | None
     client_address: str
     user_agent: str
-    encoded: bytes = b""
+    attributes: bytes = b""
 
 
 class SpanReference(NamedTuple):
     """Where something was seen: wall-clock nanoseconds and hexadecimal ids of a sampled span.
+
+    ``proof`` says that it is a request of the proof, whose exemplars are all kept.
 
     Batches and histograms keep these and not records: a batch that held its requests, which hold it, would make a cycle
     that only the garbage collector frees, and that runs seldom here.
@@ -48,33 +49,39 @@ class SpanReference(NamedTuple):
     start_wall: int
     trace_id: str
     span_id: str
+    proof: bool = False
 
 
 class BatchRecord:
     """One adaptive batch: the stages that all its requests share."""
 
     __slots__ = (
-        "predict_end",
-        "predict_start",
+        "end",
+        "exception",
         "sampled",
         "size",
         "span_id",
         "start_wall",
+        "times",
         "trace_id",
-        "vectorize_end",
-        "vectorize_start",
         "zero",
     )
+    # Its trace begins with it.
+    trace_state: ClassVar[str] = ""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, sampled: Sequence[SpanReference] = ()) -> None:
         self.size = size
+        # The sampled requests of the batch; the batch has a span if there is one.
+        self.sampled = sampled
         self.trace_id = new_trace_id()
         self.span_id = new_span_id()
         self.start_wall = time.time_ns()
         self.zero = time.perf_counter_ns()
-        self.vectorize_start = self.vectorize_end = self.predict_start = self.predict_end = self.zero
-        # The sampled requests of the batch; the batch has a span if there is one.
-        self.sampled: list[SpanReference] = []
+        # Begin and end of each stage per batch, in the order of the declaration.
+        self.times: Sequence[int] = ()
+        # When it failed, and why.
+        self.end = 0
+        self.exception: BaseException | None = None
 
 
 class PredictionRecord:
@@ -84,15 +91,14 @@ class PredictionRecord:
         "batch",
         "confidence",
         "features",
+        "hash_key_id",
         "label",
         "margin",
-        "normalise_end",
-        "normalise_start",
-        "postprocess_end",
-        "postprocess_start",
         "prediction_id",
         "probabilities",
-        "text_sha256",
+        "text_hash",
+        "times",
+        "value",
     )
 
     def __init__(self) -> None:
@@ -102,10 +108,14 @@ class PredictionRecord:
         self.confidence = 0.0
         self.margin = 0.0
         self.probabilities: dict[str, float] = {}
-        # In the contract's order: characters, words, word length, alphabetic, digit, special, out of vocabulary.
-        self.features: Sequence[float] = ()
-        self.text_sha256 = ""
-        self.normalise_start = self.normalise_end = self.postprocess_start = self.postprocess_end = 0
+        # What a regression answers.
+        self.value = 0.0
+        # In the order of the declaration's observed features: numbers, categories as text, None for what is missing.
+        self.features: Sequence[float | str | None] = ()
+        # Empty where no key is configured.
+        self.text_hash = self.hash_key_id = ""
+        # Begin and end of each stage per request, in the order of the declaration.
+        self.times: Sequence[int] = ()
 
 
 class RequestRecord:
@@ -120,6 +130,7 @@ class RequestRecord:
         "parent_span_id",
         "path",
         "prediction",
+        "proof",
         "request_id",
         "request_size",
         "response_size",
@@ -128,6 +139,7 @@ class RequestRecord:
         "start",
         "start_wall",
         "status",
+        "synthetic",
         "trace_id",
         "trace_state",
     )
@@ -142,6 +154,8 @@ class RequestRecord:
         self.sampled = sampled
         self.trace_state = trace_state
         self.connection: Connection
+        # Sent by the stack itself, and of a proof.
+        self.synthetic = self.proof = False
         self.path = ""
         self.request_id = ""
         self.request_size = 0
@@ -154,12 +168,8 @@ class RequestRecord:
 
     def reference(self) -> SpanReference | None:
         """Return where to find this request's span, or None if it is not sampled."""
-        return SpanReference(self.start_wall, self.trace_id, self.span_id) if self.sampled else None
+        return SpanReference(self.start_wall, self.trace_id, self.span_id, self.proof) if self.sampled else None
 
     def wall(self, moment: int) -> int:
         """Turn a ``perf_counter_ns`` moment of this request into nanoseconds since the epoch."""
         return self.start_wall + moment - self.start
-
-
-# The request that the current task serves: log lines take their trace from it.
-current_request: ContextVar[RequestRecord | None] = ContextVar("current_request", default=None)
