@@ -41,6 +41,11 @@ def normalise(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def has_word(text: str) -> bool:
+    """Whether anything of a text is left when it is normalised."""
+    return _WORD.search(text) is not None
+
+
 def _as_is(words: list[str]) -> list[str]:
     return words
 

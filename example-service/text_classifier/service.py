@@ -8,42 +8,48 @@ keeps a bad request out of every batch and gives each request its own spans.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 import time
+from importlib.metadata import version
 from typing import Any
 
 import bentoml
 import orjson
 import sklearn
-from bentoml.exceptions import NotFound
 
+import model_store
 from ml_telemetry import bento, signals
+from ml_telemetry.current import working_on
 from ml_telemetry.logs import log_event
+from ml_telemetry.protocol import Limits
 from ml_telemetry.record import BatchRecord, Failure, PredictionRecord
-from ml_telemetry.runtime import TelemetryConfigurationError, check_environment, telemetry
-from text_classifier.http import FAILURES, Job, PredictRequest, PredictResponse
+from ml_telemetry.runtime import Service, TelemetryConfigurationError, check_environment, telemetry
+from model_store import Stored
+from text_classifier import openapi
+from text_classifier.declaration import CONTRACT
+from text_classifier.http import FAILURES, STATUSES, Job, PredictRequest, PredictResponse
 from text_classifier.pipeline import StagedPipeline, normalise, profile
-from text_classifier.settings import MODEL_NAME, TRAIN_COMMAND, SettingsError, settings
+from text_classifier.settings import MODEL_NAME, SERVICE_NAME, TRAIN_COMMAND, SettingsError, settings
 
 bento.configure_process_logging()
 logger = logging.getLogger(__name__)
 
-SERVICE_NAME = "text-classifier"
+SERVICE = Service(SERVICE_NAME, version("sightglass"), "sightglass")
 _READY_TEXT = "The goalie made thirty saves and the pitcher watched from his car."
 _FAILED = Failure(500, "internal_error", "The model could not classify this text; report the trace_id to its operator.")
 
 
-def _prepare() -> bentoml.Model:
+def _prepare() -> Stored:
     """Check all that a start needs before any worker is started, and return the model to serve."""
     try:
         settings()
         check_environment()
-        return bentoml.models.get(f"{MODEL_NAME}:latest")
-    except NotFound:
-        logger.critical("There is no model '%s' in BENTOML_HOME: run '%s' first.", MODEL_NAME, TRAIN_COMMAND)
-    except (SettingsError, TelemetryConfigurationError) as error:
+        stored = model_store.current(SERVICE_NAME)
+        if stored is not None:
+            return stored
+        logger.critical("There is no model '%s' in %s: run '%s' first.", MODEL_NAME, model_store.root(), TRAIN_COMMAND)
+    except (SettingsError, TelemetryConfigurationError, model_store.StoreError) as error:
         logger.critical("The service cannot start: %s", error)
     sys.exit(1)
 
@@ -53,6 +59,14 @@ _MODEL = _prepare()
 
 class _Observed(bento.ObservedService):
     failures = FAILURES
+    statuses = STATUSES
+    reasons = CONTRACT.reasons
+    limits = Limits(
+        settings().max_head_bytes, head_seconds=settings().head_seconds, body_seconds=settings().body_seconds
+    )
+    trusted_proxies = settings().trusted_proxies
+    client_address = settings().client_address
+    openapi_spec = openapi.Served()
 
 
 @bentoml.service(
@@ -67,34 +81,31 @@ class _Observed(bento.ObservedService):
 class TextClassifier:
     """Classifies a news post into one of four groups, with calibrated probabilities."""
 
-    model = bentoml.models.BentoModel(_MODEL.tag)
-
     def __init__(self) -> None:
         # Words come from this code and the model from this project's training: no need to check both for every batch.
         sklearn.set_config(assume_finite=True, skip_parameter_validation=True)
-        stored: bentoml.Model = self.model
-        self._metadata: dict[str, Any] = dict(stored.info.metadata)
-        self._version = stored.tag.version or ""
-        self._answer_model = {"name": MODEL_NAME, "version": self._version}
-        self._pipeline = StagedPipeline(bentoml.sklearn.load_model(stored), self._metadata["classes"])
-        self._classify([normalise(_READY_TEXT)])
+        self._metadata = _MODEL.metadata
+        self._version = _MODEL.version
+        self._answer_model = {"name": MODEL_NAME, "version": self._version, "digest": _MODEL.digest}
+        self._pipeline = StagedPipeline(_MODEL.load(), self._metadata["classes"])
+        self._shares: list[float] = self._metadata["class_shares"]
+        self._classify([normalise(_READY_TEXT)], BatchRecord(1))
         if bento.in_worker():
             self._observe()
 
     def _observe(self) -> None:
-        from bentoml._internal.context import server_context
-
-        bento_version = server_context.bento_version
+        bento_version = bentoml.server_context.bento_version
         telemetry.start(
-            SERVICE_NAME,
+            SERVICE,
+            CONTRACT,
             {
                 signals.NAME.name: MODEL_NAME,
                 signals.VERSION.name: self._version,
                 signals.GIT_SHA.name: self._metadata["git_commit"],
+                signals.CORPUS.name: self._metadata["corpus"],
                 signals.DATA_SHA256.name: self._metadata["training_data_sha256"],
                 signals.BENTO.name: "none" if bento_version == "not available" else bento_version,
             },
-            settings().track,
         )
         log_event(
             signals.MODEL_LOADED_EVENT,
@@ -111,7 +122,7 @@ class TextClassifier:
     def __is_ready__(self) -> bool:
         """Say whether the model predicts; used by ``/readyz`` and not counted as a prediction."""
         try:
-            _, probabilities, _ = self._classify([normalise(_READY_TEXT)])
+            _, probabilities = self._classify([normalise(_READY_TEXT)], BatchRecord(1))
         except Exception:
             logger.exception("The model does not predict: the service is not ready.")
             return False
@@ -129,48 +140,59 @@ class TextClassifier:
     )
     async def predict(self, jobs: list[Job]) -> list[Job]:
         """Classify one text."""
-        try:
-            self._predict_batch(jobs)
-        except Exception:
+        failed = self._attempt(jobs)
+        if failed is not None and len(jobs) > 1:
             # One text may have failed all: each gets a batch of its own, and only the culprit fails.
-            for job in jobs:
-                try:
-                    self._predict_batch([job])
-                except Exception as error:
-                    job.record.failure = _FAILED
-                    job.record.exception = error
+            culprits = [job for job in jobs if self._attempt([job])]
+            telemetry.batch_retried(failed, len(culprits))
         return jobs
 
-    def _classify(self, documents: list[list[str]]) -> tuple[Any, Any, BatchRecord]:
-        """Run the batched stages and note their times; returns known words and probabilities per document."""
-        batch = BatchRecord(len(documents))
-        batch.vectorize_start = time.perf_counter_ns()
-        features, known = self._pipeline.vectorize(documents)
-        batch.vectorize_end = batch.predict_start = time.perf_counter_ns()
-        probabilities = self._pipeline.predict(features)
-        batch.predict_end = time.perf_counter_ns()
-        return known, probabilities, batch
+    def _attempt(self, jobs: list[Job]) -> BatchRecord | None:
+        """Classify a batch; returns it when it failed, which is the fault of its text where it has one only."""
+        batch = BatchRecord(len(jobs), [reference for job in jobs if (reference := job.record.reference())])
+        try:
+            # The dispatcher's task began with some request; what is traced and logged here belongs to the batch.
+            with working_on(batch):
+                self._predict_batch(jobs, batch)
+        except Exception as error:
+            batch.exception = error
+            batch.end = time.perf_counter_ns()
+            telemetry.batch_failed(batch)
+            if len(jobs) == 1:
+                jobs[0].record.failure = _FAILED
+                jobs[0].record.exception = error
+            return batch
+        telemetry.batch_finished(batch)
+        return None
 
-    def _predict_batch(self, jobs: list[Job]) -> None:
+    def _classify(self, documents: list[list[str]], batch: BatchRecord) -> tuple[Any, Any]:
+        """Run the batched stages and note their times; returns known words and probabilities per document."""
+        start = time.perf_counter_ns()
+        features, known = self._pipeline.vectorize(documents)
+        between = time.perf_counter_ns()
+        probabilities = self._pipeline.predict(features)
+        batch.times = (start, between, between, time.perf_counter_ns())
+        return known, probabilities
+
+    def _predict_batch(self, jobs: list[Job], batch: BatchRecord) -> None:
         documents = []
         for job in jobs:
             job.record.prediction = prediction = PredictionRecord()
-            prediction.normalise_start = time.perf_counter_ns()
+            start = time.perf_counter_ns()
             documents.append(normalise(job.text))
-            prediction.normalise_end = time.perf_counter_ns()
-        known, probabilities, batch = self._classify(documents)
+            prediction.times = (start, time.perf_counter_ns())
+        known, probabilities = self._classify(documents, batch)
         for job, words, in_vocabulary, row in zip(jobs, documents, known.tolist(), probabilities.tolist(), strict=True):
-            self._answer(job, batch, row)
+            # Of a text without a known word the model says nothing: its answer is what classes there are.
+            self._answer(job, batch, row if in_vocabulary else self._shares, 1.0 - in_vocabulary / len(words))
             if telemetry.enabled:
                 self._describe(job, words, in_vocabulary)
-        batch.sampled = [reference for job in jobs if (reference := job.record.reference())]
-        telemetry.batch_finished(batch)
 
-    def _answer(self, job: Job, batch: BatchRecord, row: list[float]) -> None:
+    def _answer(self, job: Job, batch: BatchRecord, row: list[float], unknown: float) -> None:
         """Prepare the answer of one job from its row of probabilities."""
         prediction = job.record.prediction
         assert prediction is not None  # noqa: S101 - set by the caller
-        prediction.postprocess_start = time.perf_counter_ns()
+        start = time.perf_counter_ns()
         first = max(row)
         best = row.index(first)
         second = max(row[:best] + row[best + 1 :])
@@ -185,11 +207,12 @@ class TextClassifier:
                 "label": prediction.label,
                 "confidence": first,
                 "probabilities": prediction.probabilities,
+                "out_of_vocabulary": unknown,
                 "model": self._answer_model,
                 "trace_id": job.record.trace_id,
             }
         )
-        prediction.postprocess_end = time.perf_counter_ns()
+        prediction.times = (*prediction.times, start, time.perf_counter_ns())
 
     @staticmethod
     def _describe(job: Job, words: list[str], in_vocabulary: float) -> None:
@@ -207,7 +230,9 @@ class TextClassifier:
             described.special,
             unknown,
         )
-        prediction.text_sha256 = hashlib.sha256(job.text.encode()).hexdigest()
+        if telemetry.text_hash is not None:
+            prediction.text_hash = telemetry.text_hash(job.text)
+            prediction.hash_key_id = telemetry.text_hash.key_id
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def flush(self) -> None:

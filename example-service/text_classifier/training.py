@@ -1,18 +1,15 @@
-"""Train the classifier and save it in BentoML's model store: ``python -m text_classifier.training [--if-missing]``."""
+"""Train the classifier and save it in the store of models: ``python -m text_classifier.training [--if-missing]``."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
+import json
 import platform
-import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import bentoml
 import click
 import numpy as np
 from rich.console import Console
@@ -21,48 +18,33 @@ from rich.table import Table
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 
+import model_store
+from model_store import Stored
 from text_classifier import corpus as corpora
 from text_classifier import pipeline as pipelines
-from text_classifier.settings import CLASSES, MODEL_NAME
+from text_classifier.declaration import DECLARATION
+from text_classifier.settings import CLASSES, MODEL_NAME, SERVICE_NAME
 
-_LIBRARIES: Final = ("bentoml", "scikit-learn", "numpy", "scipy")
+_LIBRARIES: Final = ("scikit-learn", "numpy", "scipy", "joblib")
 _QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def fingerprint(parameters: pipelines.Parameters) -> str:
-    """SHA-256 of the code and parameters that decide what the training produces."""
-    digest = hashlib.sha256(repr(sorted(parameters.as_dict().items())).encode())
-    for module in (pipelines, corpora):
-        digest.update(Path(str(module.__file__)).read_bytes())
-    digest.update(metadata.version("scikit-learn").encode())
-    return digest.hexdigest()
+def fingerprint(parameters: pipelines.Parameters, classes: Sequence[str] = CLASSES) -> str:
+    """SHA-256 of the code, parameters, names and libraries that decide what the training produces."""
+    # This module too: it decides what the model says about itself.
+    code = [Path(file) for file in (pipelines.__file__, corpora.__file__, __file__)]
+    return model_store.fingerprint(code, {**parameters.as_dict(), "classes": list(classes)}, _LIBRARIES)
 
 
-def git_commit(folder: Path) -> str:
-    """Return the commit of ``folder``'s repository, with ``-dirty`` if files differ from it, else ``unknown``."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def find(data_sha256: str | None, training_sha256: str) -> bentoml.Model | None:
-    """Return the newest model, which is the one that is served, if it is of this data and this training.
+def find(data_sha256: str | None, training_sha256: str) -> Stored | None:
+    """Return the model that is served, if it is of this data and this training.
 
     None for the data takes any: a machine that lost its network keeps the model that it has.
     """
-    # Listing by name raises where there is none.
-    models = [model for model in bentoml.models.list() if model.tag.name == MODEL_NAME]
-    newest = max(models, key=lambda model: model.creation_time, default=None)
-    if newest is None or newest.info.metadata.get("training_sha256") != training_sha256:
+    newest = model_store.current(SERVICE_NAME)
+    if newest is None or newest.metadata["training_sha256"] != training_sha256:
         return None
-    same_data = data_sha256 in (None, newest.info.metadata.get("training_data_sha256"))
-    return newest if same_data else None
+    return newest if data_sha256 in (None, newest.metadata["training_data_sha256"]) else None
 
 
 def evaluate(model: Pipeline, split: corpora.Split) -> dict[str, Any]:
@@ -109,35 +91,36 @@ def reference_profile(model: Pipeline, split: corpora.Split) -> dict[str, dict[s
     }
 
 
-def save(
-    model: Pipeline, corpus: corpora.Corpus, training_sha256: str, parameters: pipelines.Parameters
-) -> bentoml.Model:
+def save(model: Pipeline, corpus: corpora.Corpus, training_sha256: str, parameters: pipelines.Parameters) -> Stored:
     """Save a trained model with everything needed to trace a prediction back to its training."""
     versions = {name: metadata.version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
-    saved: bentoml.Model = bentoml.sklearn.save_model(
-        MODEL_NAME,
+    return model_store.save(
+        SERVICE_NAME,
         model,
-        signatures={"predict_proba": {"batchable": True}},
-        labels={"owner": "sightglass"},
-        metadata={
+        training_sha256,
+        corpus.sha256,
+        {
+            "name": MODEL_NAME,
             "corpus": corpus.name,
-            "training_data_sha256": corpus.sha256,
-            "training_sha256": training_sha256,
-            "git_commit": git_commit(Path(__file__).parent),
-            "classes": list(CLASSES),
+            "git_commit": model_store.git_commit(Path(__file__).parent),
+            "classes": list(corpus.classes),
+            "class_shares": (np.bincount(corpus.train.labels) / len(corpus.train.labels)).tolist(),
             "parameters": parameters.as_dict(),
             "scores": evaluate(model, corpus.test),
             "reference_profile": reference_profile(model, corpus.test),
             "libraries": versions,
+            # So that a record can be read years later with the declaration that it was made under.
+            "declaration": json.loads(DECLARATION.as_json()),
+            "declaration_sha256": DECLARATION.sha256,
         },
     )
-    return saved
 
 
-def _report(console: Console, model: bentoml.Model) -> None:
-    scores: dict[str, Any] = dict(model.info.metadata)["scores"]  # type: ignore[assignment]
+def _report(console: Console, model: Stored) -> None:
+    scores = model.metadata["scores"]
     table = Table(
-        title=f"{model.tag}: accuracy {scores['accuracy']:.3f}, calibration error {scores['calibration_error']:.3f}"
+        title=f"{MODEL_NAME} {model.version} ({model.digest}): accuracy {scores['accuracy']:.3f}, calibration error "
+        f"{scores['calibration_error']:.3f} on the test split of {model.metadata['corpus']}"
     )
     table.add_column("class")
     for column in ("precision", "recall", "f1", "support"):
@@ -158,9 +141,8 @@ def _report(console: Console, model: bentoml.Model) -> None:
     help="auto takes 20 Newsgroups, else the small corpus of this project.",
 )
 def main(if_missing: bool, source: Literal["auto", "newsgroups", "small"]) -> None:
-    """Train the text classifier and save it in BentoML's model store (BENTOML_HOME)."""
+    """Train the text classifier and save it in the store of models (SIGHTGLASS_MODELS_DIR)."""
     console = Console()
-    logging.getLogger("bentoml").setLevel(logging.WARNING)
     parameters = pipelines.Parameters()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -172,13 +154,13 @@ def main(if_missing: bool, source: Literal["auto", "newsgroups", "small"]) -> No
         training_sha256 = fingerprint(parameters)
         fallen_back = corpus.name == corpora.SMALL_CORPUS_NAME and source == "auto"
         if if_missing and (found := find(None if fallen_back else corpus.sha256, training_sha256)):
-            known = str(found.info.metadata["corpus"])
-            console.print(f"{found.tag} was trained by the same code on {known}: nothing to do.")
+            known = str(found.metadata["corpus"])
+            console.print(f"{MODEL_NAME} {found.version} was trained by the same code on {known}: nothing to do.")
             return
         if fallen_back:
             console.print(
-                "20 Newsgroups cannot be had here: training on the small corpus of this project. "
-                "Set SCIKIT_LEARN_DATA or connect to the network for the real one."
+                "20 Newsgroups cannot be had here: training on the small corpus of this project, a toy whose scores "
+                "say nothing of real texts. Set SCIKIT_LEARN_DATA or connect to the network for the real one."
             )
         progress.update(task, description=f"training on {len(corpus.train.texts)} texts of {corpus.name}")
         model = pipelines.new_pipeline(parameters)
@@ -186,12 +168,8 @@ def main(if_missing: bool, source: Literal["auto", "newsgroups", "small"]) -> No
         progress.update(task, description=f"scoring on {len(corpus.test.texts)} texts and saving")
         try:
             saved = save(model, corpus, training_sha256, parameters)
-        except OSError as error:
-            home = os.environ.get("BENTOML_HOME", "~/bentoml")
-            raise click.ClickException(
-                f"The model could not be saved ({error.strerror}): set BENTOML_HOME to a folder you can write, "
-                f"it is {home} now."
-            ) from error
+        except model_store.StoreError as error:
+            raise click.ClickException(str(error)) from error
     _report(console, saved)
 
 
