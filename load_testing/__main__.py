@@ -1,7 +1,14 @@
-"""``python -m load_testing``."""
+"""``python -m load_testing``, which is what ``sightglass load`` runs."""
 
-import locust  # noqa: F401 - before everything else, for it replaces sockets and threads by cooperative ones
+import sys
 
-from load_testing.cli import main
+try:
+    # Before everything else, for it replaces sockets and threads by cooperative ones.
+    import locust  # noqa: F401
 
-main(prog_name="python -m load_testing")
+    from load_testing.cli import main
+except ModuleNotFoundError as error:
+    sys.exit(f"sightglass: `sightglass load` needs {error.name}, which is not installed: `make load` installs it.")
+
+if __name__ == "__main__":
+    main(prog_name="sightglass load")

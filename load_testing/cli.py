@@ -5,7 +5,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -18,11 +18,15 @@ from load_testing.run import LoadTest
 from load_testing.shapes import BURST_SECONDS, SHAPES
 from load_testing.telemetry import published
 from load_testing.traces import TraceLinks
-from sightglass import credentials, http, settings, target, up
-from sightglass.errors import UserError
-from sightglass.settings import Settings
-from sightglass.target import Target
-from text_classifier.settings import settings as service_settings
+from sightglass.clients import http
+from sightglass.facts import credentials, settings, target
+from sightglass.facts.errors import UserError
+from sightglass.facts.services import Service
+from sightglass.facts.settings import Settings
+from sightglass.facts.target import Target
+from sightglass.local import state, up
+from sightglass.local.requests import Requests
+from sightglass.local.requests import of as requests_of
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C or SIGTERM, as shells have it."""
@@ -35,38 +39,40 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 @click.option("--shape", type=click.Choice(list(SHAPES)), default=Load.shape, help="All users, or spikes of them.")
 @click.option("--users", type=click.IntRange(1), default=Load.users, help="Users at one time, at most.")
 @click.option("--duration", type=_POSITIVE, default=Load.duration, help="Seconds.")
+@click.option("--rate", type=_POSITIVE, help="Requests per second of all users; without, as many as are answered.")
 @click.option("--corrupt", type=_SHARE, default=Load.corrupt, help="Share of requests that are wrong on purpose.")
-@click.option("--seed", type=int, default=Load.seed, help="Fixes which posts and mistakes are sent.")
-@click.option(
-    "--corpus",
-    "source",
-    type=click.Choice(("auto", "newsgroups", "small")),
-    default="auto",
-    help="Where the posts come from; auto takes 20 Newsgroups where it can be had.",
-)
-@click.option("--url", show_default="SERVICE_URL of `make env`", help="The service.")
+@click.option("--drifted", type=_SHARE, default=Load.drifted, help="Share of requests of another kind than trained on.")
+@click.option("--health", type=_SHARE, default=Load.health, help="Share of questions whether the service is ready.")
+@click.option("--seed", type=int, default=Load.seed, help="Fixes which requests are sent.")
+@click.option("--service", "name", show_default="the first of the table", help="The service.")
+@click.option("--url", show_default="as in `make env`", help="Its address.")
 @click.option("--max-failure-ratio", type=_SHARE, default=Thresholds.failure_ratio, help="More fails the run.")
 @click.option("--max-p99", type=_POSITIVE, default=Thresholds.p99, help="Milliseconds; slower good requests fail it.")
 @click.option(
     "--min-throughput", type=_POSITIVE, default=Thresholds.throughput, help="Requests per second; fewer fail it."
 )
 @click.option("--publish/--no-publish", default=True, help="Send locust's own view to the Collector, as metrics.")
+@click.option("--real", is_flag=True, help="Let the requests count as users': alerts and objectives see them.")
 @click.option("--web", is_flag=True, help="Open locust's own page instead, on this machine only.")
 def main(
     shape: str,
     users: int,
     duration: float,
+    rate: float | None,
     corrupt: float,
+    drifted: float,
+    health: float,
     seed: int,
-    source: Literal["auto", "newsgroups", "small"],
+    name: str | None,
     url: str | None,
     max_failure_ratio: float,
     max_p99: float,
     min_throughput: float | None,
     publish: bool,
+    real: bool,
     web: bool,
 ) -> None:
-    """Send real posts to the service, some of them corrupted, and judge every answer.
+    """Send real requests to a service, some of them corrupted, and judge every answer.
 
     Exit status 1 when a threshold was not held or a corrupted request was accepted, each with one sentence. The
     slowest and the failed requests are listed with the addresses of their traces.
@@ -77,15 +83,30 @@ def main(
         )
     loaded = settings.load()
     where = _target(loaded)
-    url = _checked(url or where.service_url)
-    load = Load(shape, users, duration, corrupt, seed)
+    endpoint = where.endpoint(name)
+    url = _checked(url or os.environ.get("SERVICE_URL", "") or endpoint.url)
+    if corrupt + drifted + health > 1:
+        raise click.BadParameter("corrupt, drifted and health are shares of all: together 1 at most.")
+    load = Load(shape, users, duration, corrupt, seed, rate, drifted, health)
     thresholds = Thresholds(max_failure_ratio, max_p99, min_throughput)
     links = TraceLinks(where.tempo_url, where.grafana_url)
     console = Console()
     _require_service(url)
-    name, texts = _posts(console, source)
-    test = LoadTest(load, url, texts)
-    facts = {"url": url, "corpus": name, "texts": len(texts), **asdict(load), "thresholds": asdict(thresholds)}
+    state.claim(loaded)
+    requests = _requests(console, endpoint.service, load)
+    key = "" if real else endpoint.synthetic_key
+    if not real and not key:
+        say(console, f"there is no stack in {loaded.state_dir} whose key marks requests: they count as users'")
+    test = LoadTest(load, url, endpoint.declaration, requests, key)
+    facts = {
+        "url": url,
+        "service": endpoint.name,
+        "requests": requests.source,
+        "bodies": len(requests.valid),
+        "synthetic": bool(key),
+        **asdict(load),
+        "thresholds": asdict(thresholds),
+    }
 
     def finish() -> bool:
         """Judge and report the run that has ended; say whether it held every threshold."""
@@ -125,9 +146,14 @@ def main(
 
 def _target(loaded: Settings) -> Target:
     """Addresses of the stack on this machine, each of which a variable of that name replaces."""
-    grafana = up.credentials_file(loaded).exists() and not up.grafana_file(loaded).exists()
-    here = target.local(loaded, credentials.Credentials(), grafana=grafana)
-    names = ("service_url", "tempo_url", "grafana_url", "otlp_http_url")
+    file = credentials.file_in(loaded.state_dir)
+    if file.exists():
+        here = target.running(loaded, grafana=not up.grafana_file(loaded).exists())
+    else:
+        # A stack elsewhere: its key is not known here.
+        here = target.local(loaded, credentials.Credentials(), grafana=False)
+        here = replace(here, services=tuple(replace(one, synthetic_key="") for one in here.services))
+    names = ("tempo_url", "grafana_url", "otlp_http_url")
     given: dict[str, Any] = {name: os.environ.get(name.upper(), "").rstrip("/") for name in names}
     return replace(here, **{name: url for name, url in given.items() if url})
 
@@ -150,18 +176,12 @@ def _require_service(url: str) -> None:
         raise UserError(f"The service at {url} is not ready (/readyz says 503): see `make status`.")
 
 
-def _posts(console: Console, source: Literal["auto", "newsgroups", "small"]) -> tuple[str, tuple[str, ...]]:
-    """Name of the corpus and the posts of its test split that the service takes."""
-    say(console, "loading the posts")
-    # Imported late, for scikit-learn takes a second: a mistake on the command line is told before.
-    from text_classifier import corpus
-
-    try:
-        loaded = corpus.load(source)
-    except corpus.CorpusUnavailableError as error:
-        raise UserError(str(error)) from None
-    limit = service_settings().max_characters
-    texts = tuple(text for text in loaded.test.texts if len(text) <= limit)
-    kind = "real posts" if loaded.name == corpus.NEWSGROUPS_NAME else "composed texts"
-    say(console, f"corpus {loaded.name}: {len(texts)} {kind} of its test split")
-    return loaded.name, texts
+def _requests(console: Console, service: Service, load: Load) -> Requests:
+    """The requests of a service; :class:`UserError` where there is none of a kind that is wanted."""
+    say(console, f"loading the requests of {service.name}")
+    found = requests_of(service)
+    for kind, share in (("corrupted", load.corrupt), ("drifted", load.drifted)):
+        if share and not found.of_kind(kind):
+            raise UserError(f"{service.name} has no {kind} requests: leave that share at 0, or add some to its `load`.")
+    say(console, found.source)
+    return found

@@ -10,9 +10,11 @@ from load_testing.outcome import Outcome
 class Load:
     """What is sent.
 
-    ``users`` is the largest number of users at one time; each sends its next request when it has the last answer.
-    ``duration`` is seconds, ``corrupt`` the share (0 to 1) of requests that are wrong on purpose, and ``seed`` fixes
-    which posts and which mistakes each user sends, never the trace ids.
+    ``users`` is the largest number of users at one time; each sends its next request when it has the last answer, or
+    at its share of ``rate`` where so many requests a second are wanted of all users together.
+    ``duration`` is seconds. ``health``, ``corrupt`` and ``drifted`` are shares (0 to 1): of questions whether the
+    service is ready, of requests that are wrong on purpose, and of good ones unlike the training data.
+    ``seed`` fixes which requests each user sends, never the trace ids.
     """
 
     shape: str = "steady"
@@ -20,6 +22,16 @@ class Load:
     duration: float = 60.0
     corrupt: float = 0.05
     seed: int = 1
+    rate: float | None = None
+    drifted: float = 0.0
+    health: float = 0.0
+
+    def kind(self, drawn: float) -> str:
+        """The kind of request for a number drawn from ``health`` to 1."""
+        share = drawn - self.health
+        if share < self.corrupt:
+            return "corrupted"
+        return "drifted" if share < self.corrupt + self.drifted else "valid"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,13 +18,14 @@ from locust import LoadTestShape, stats
 from locust.env import Environment
 from locust.runners import LocalRunner
 
-from load_testing.kinds import GOOD
 from load_testing.outcome import Outcome, Row
 from load_testing.plan import Load
 from load_testing.shapes import SHAPES
 from load_testing.users import ANSWER_SECONDS, Caller, prepare
-from sightglass.errors import UserError
-from sightglass.settings import HOST
+from ml_telemetry.declaration import Declaration
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import HOST
+from sightglass.local.requests import Requests
 
 TICK_SECONDS = 1.0
 _NAME = "load_testing"
@@ -63,10 +64,11 @@ class State:
 class LoadTest:
     """One load test; locust's page can run it more than once."""
 
-    def __init__(self, load: Load, url: str, texts: Sequence[str]) -> None:
+    def __init__(self, load: Load, url: str, declared: Declaration, requests: Requests, key: str = "") -> None:
         _configure()
         self.load = load
-        prepare(load, texts)
+        self._good = (declared.route, "POST")
+        prepare(load, declared, requests, key)
         self.environment = Environment(
             user_classes=[Caller],
             shape_class=_Shape(load),
@@ -80,7 +82,7 @@ class LoadTest:
         self._seen = time.monotonic()
         self._seen_requests = 0
         self._seen_times: dict[int, int] = {}
-        self._on(self.environment.events.test_start, lambda: prepare(load, texts))
+        self._on(self.environment.events.test_start, lambda: prepare(load, declared, requests, key))
 
     @staticmethod
     def _on(event: Any, action: Callable[[], object]) -> None:
@@ -119,7 +121,7 @@ class LoadTest:
     def state(self) -> State:
         """Say how the run is; rate and percentiles are those since the last call, so that no spike is averaged away."""
         statistics = self.environment.stats
-        good = statistics.entries.get((GOOD.name, GOOD.method))
+        good = statistics.entries.get(self._good)
         times = dict(good.response_times) if good else {}
         recent = stats.diff_response_time_dicts(times, self._seen_times)
         count = sum(recent.values())
@@ -139,7 +141,7 @@ class LoadTest:
     def outcome(self) -> Outcome:
         """What happened in the run that has ended."""
         statistics, recorder = self.environment.stats, Caller.recorder
-        good_key = (GOOD.name, GOOD.method)
+        good_key = self._good
         entries = sorted(statistics.entries.items(), key=lambda item: (item[0] != good_key, item[0]))
         rows = {key: _row(entry) for key, entry in entries}
         good = rows.get(good_key)

@@ -15,10 +15,12 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.environment_variables import OTEL_METRIC_EXPORT_INTERVAL
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import Metric as MetricData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from ml_telemetry.histograms import BulkHistogram, MergingMetricReader, Rows
+from ml_telemetry.histograms import BulkHistogram, MergingExporter, Rows, Traces
 from ml_telemetry.signals import HTTP_DURATION, SERVICE_INSTANCE_ID, SERVICE_NAME, Attribute, Instrument, Metric
 
 SERVICE: Final = "locust"
@@ -95,7 +97,7 @@ class Publisher:
         self._duration = BulkHistogram(DURATION)
         scope = InstrumentationScope(__name__)
         exporter = OTLPMetricExporter(endpoint, session=session, timeout=EXPORT_SECONDS)
-        reader = MergingMetricReader(exporter, scope, self._collect)
+        reader = PeriodicExportingMetricReader(MergingExporter(exporter, scope, self._collect))
         origin = Resource({SERVICE_NAME.name: SERVICE, SERVICE_INSTANCE_ID.name: str(uuid.uuid4())})
         self._provider = MeterProvider([reader], origin, shutdown_on_exit=False)
         self._instrument(scope)
@@ -113,12 +115,13 @@ class Publisher:
         with contextlib.suppress(Exception):  # the SDK raises whatever its parts raise
             self._provider.shutdown(timeout_millis=1000 * EXPORT_SECONDS)
 
-    def _collect(self) -> Iterable[BulkHistogram]:
+    def _collect(self, now: int, temporality: AggregationTemporality) -> Iterable[MetricData]:
         values, _ = self._rows.take()
         for kind, number in list(self._numbers.items()):
-            chosen = values[1][values[0] == number]
-            self._duration.series({REQUEST.name: kind}).add(chosen, [None] * len(chosen))
-        return (self._duration,)
+            chosen = [seconds for kept, seconds in zip(*values, strict=True) if kept == number]
+            self._duration.series({REQUEST.name: kind}).add(chosen, Traces([None] * len(chosen)))
+        data = self._duration.data(now, temporality)
+        return () if data is None else (data,)
 
     def _instrument(self, scope: InstrumentationScope) -> None:
         meter = self._provider.get_meter(scope.name)

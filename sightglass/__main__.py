@@ -1,6 +1,6 @@
 """``python -m sightglass``."""
 
-from sightglass.cli import main
+from sightglass.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from sightglass.alerting import files, rules, slo
-from sightglass.alerting.model import Alert
-from sightglass.errors import UserError
-from sightglass.settings import REPOSITORY
+from sightglass.alerting import files, observed, rules, slo
+from sightglass.alerting.rule import Alert
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import REPOSITORY, SERVICES
 
 PAGE = REPOSITORY / "docs" / "alerts.md"
 _TABLE = re.compile(r"(?<=<!-- table of alerts -->\n).*?(?=<!-- end of the table -->)", re.DOTALL)
@@ -30,7 +30,8 @@ def generated() -> dict[Path, str]:
     page = PAGE.read_text()
     if not _TABLE.search(page):
         raise UserError(f"{PAGE} has no place for the table of alerts: put its two comment lines back.")
-    return {**rules.generated(), **slo.generated(), PAGE: _TABLE.sub(lambda _: table(), page)}
+    services = {rules.RULES_DIR / observed.FILE: observed.text(service.name for service in SERVICES)}
+    return {**rules.generated(), **slo.generated(), **services, PAGE: _TABLE.sub(lambda _: table(), page)}
 
 
 if __name__ == "__main__":

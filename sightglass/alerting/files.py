@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from sightglass.settings import REPOSITORY
+from sightglass.facts.settings import REPOSITORY
 
 Files = Mapping[Path, str]
 """Text by path of the file."""

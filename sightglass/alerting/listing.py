@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from sightglass import backends
-from sightglass.backends import Alertmanager
-from sightglass.target import Target
+from sightglass.clients import backends
+from sightglass.clients.backends import Alertmanager
+from sightglass.facts.target import Target
 
 WATCHDOG = "Watchdog"
 _COMMON = frozenset({"alertname", "severity", "service_namespace", "deployment_environment_name"})
@@ -69,7 +69,7 @@ class Listing:
 
 
 def ask(target: Target) -> Listing:
-    """Ask both servers; :class:`sightglass.polling.NotYet` with a sentence when one of them does not answer."""
+    """Ask both servers; :class:`sightglass.clients.polling.NotYet` with a sentence when one of them does not answer."""
     answer = backends.get("prometheus", f"{target.prometheus_url}/api/v1/rules", {"type": "alert"}).json()
     heard = Alertmanager(target.alertmanager_url).alerts()
     return combine(answer["data"]["groups"], heard, datetime.now(UTC))

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from sightglass.alerting import promql
+from sightglass.facts.durations import seconds
 
 SHORTEST = 1.0
 """Seconds that no waiting time is brought below."""
@@ -22,15 +23,6 @@ _SCRAPE = ("scrape_interval", "scrape_timeout")
 _GLOBAL = (*_SCRAPE, "evaluation_interval")
 _RULE = ("for", "keep_firing_for")
 _ROUTE = ("group_wait", "group_interval")
-_UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_DURATION = re.compile(r"(\d+)(ms|[ywdhms])")
-
-
-def seconds(duration: str) -> float:
-    """Seconds of a duration as Prometheus writes it, e.g. ``1h30m``; :class:`ValueError` for any other text."""
-    if not re.fullmatch(rf"(?:{_DURATION.pattern})+|0", duration):
-        raise ValueError(f"{duration!r} is no duration")
-    return sum(int(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration))
 
 
 def faster(waiting: float, pace: float, shortest: float = SHORTEST) -> float:

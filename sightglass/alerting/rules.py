@@ -1,17 +1,17 @@
 """Every alert that is not made from the objectives, by the rules file that it is written to.
 
-To add an alert: define it in :mod:`sightglass.alerting.service` or :mod:`sightglass.alerting.pipeline`, write its page
-in ``docs/runbooks/`` and its cases in ``tests/unit/rules/``, then run ``python -m sightglass.alerting``.
+To add an alert: define it in :mod:`sightglass.alerting.service_alerts` or
+:mod:`sightglass.alerting.pipeline_alerts`, write its page in
+``docs/runbooks/`` and its cases in ``tests/unit/rules/``, then run ``python -m sightglass.alerting``.
 """
 
 from pathlib import Path
 from typing import Final
 
-from sightglass import settings
-from sightglass.alerting import pipeline, service
-from sightglass.alerting.model import Alert, Group, render
-from sightglass.alerting.pipeline import ALL_REQUESTS
-from sightglass.settings import REPOSITORY
+from sightglass.alerting import pipeline_alerts, service_alerts
+from sightglass.alerting.pipeline_alerts import ALL_REQUESTS
+from sightglass.alerting.rule import Alert, Group, render
+from sightglass.facts.settings import REPOSITORY
 
 RULES_DIR: Final = REPOSITORY / "helm-config" / "prometheus"
 
@@ -28,7 +28,6 @@ def _watchdog() -> Group:
                 summary="Always firing. When Alertmanager does not have it, alerts do not arrive.",
                 description="A receiver that no longer hears of it knows that Prometheus or Alertmanager is down.",
                 dashboard="sightglass-service",
-                variables={"service": settings.SERVICE},
                 traces=ALL_REQUESTS,
             )
         ],
@@ -36,8 +35,8 @@ def _watchdog() -> Group:
 
 
 FILES: Final = {
-    RULES_DIR / "service.rules.yaml": (service.group(),),
-    RULES_DIR / "pipeline.rules.yaml": (pipeline.group(),),
+    RULES_DIR / "service.rules.yaml": (service_alerts.group(),),
+    RULES_DIR / "pipeline.rules.yaml": (pipeline_alerts.group(),),
     RULES_DIR / "watchdog.rules.yaml": (_watchdog(),),
 }
 """Groups by the file that they are written to."""

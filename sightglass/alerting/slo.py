@@ -6,9 +6,10 @@
 Raw counters are read over five minutes only, into the recordings ``slo:sli_events:increase5m`` and
 ``slo:sli_bad_events:increase5m``; every longer window is an average of those, so that three days cost as little as one
 hour. An average of counts divided by an average of counts weighs every event alike. Both are 0, never absent, without
-traffic and without a service.
+traffic, for each service of the table.
 """
 
+import re
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,10 +20,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ml_telemetry import signals
 from sightglass.alerting import files
-from sightglass.alerting.model import Alert, Group, Recording, Severity, percent, render
-from sightglass.alerting.promql import grown
-from sightglass.errors import UserError
-from sightglass.settings import REPOSITORY
+from sightglass.alerting.observed import OBSERVED
+from sightglass.alerting.promql import USERS, grown
+from sightglass.alerting.rule import Alert, Group, Recording, Severity, percent, render
+from sightglass.alerting.service_alerts import LABEL, requests_of
+from sightglass.facts.durations import seconds
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import REPOSITORY
 
 SLO_FILE: Final = REPOSITORY / "helm-config" / "slo.yaml"
 RULES_FILE: Final = REPOSITORY / "helm-config" / "prometheus" / "slo.rules.yaml"
@@ -32,16 +36,15 @@ LONG: Final = "1h"
 """Windows above this are evaluated with ``LONG_INTERVAL``, the others with ``INTERVAL``."""
 INTERVAL, LONG_INTERVAL = "15s", "1m"
 
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_ONE: Final = re.compile(r"\d+[smhd]")
 _KEYS: Final = "slo, service_name"
 
 
 def length(duration: str) -> timedelta:
     """A duration like ``30m`` or ``3d``, one number and one unit; raises :class:`ValueError` for anything else."""
-    number, unit = duration[:-1], duration[-1:]
-    if unit not in _UNITS or not number.isdecimal():
+    if not _ONE.fullmatch(duration):
         raise ValueError(f"{duration!r} is no duration: write a number and s, m, h or d, e.g. 30m")
-    return timedelta(**{_UNITS[unit]: int(number)})
+    return timedelta(seconds=seconds(duration))
 
 
 def _checked_duration(duration: str) -> str:
@@ -113,8 +116,6 @@ class Policy(_Model):
 class Slo(_Model):
     """The file of objectives."""
 
-    service: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    route: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_-]*$")]
     period: Duration
     objectives: Objectives
     alerts: dict[Annotated[str, Field(pattern="^[a-z]+$")], Policy]
@@ -188,40 +189,37 @@ def generated() -> dict[Path, str]:
     return {RULES_FILE: render(groups(load()), source)}
 
 
-def _labels(slo: Slo, objective: str) -> dict[str, str]:
-    return {"slo": objective, "service_name": slo.service}
-
-
 def _objectives(slo: Slo) -> list[Recording]:
     rules = []
     for objective, ratio in slo.ratios.items():
-        labels = _labels(slo, objective)
-        rules += [
-            Recording("slo:objective:ratio", f"vector({ratio})", labels),
-            Recording("slo:error_budget:ratio", f"vector({1 - ratio})", labels),
-        ]
+        labels = {"slo": objective}
         days = length(slo.period) / timedelta(days=1)
-        rules.append(Recording("slo:period:days", f"vector({days:g})", labels))
+        values = {"objective:ratio": ratio, "error_budget:ratio": 1 - ratio, "period:days": f"{days:g}"}
+        rules += [Recording(f"slo:{name}", f"{OBSERVED} * {value}", labels) for name, value in values.items()]
     return rules
 
 
 def _events(slo: Slo) -> list[Recording]:
-    """Events and bad events of the last five minutes, of all worker processes together."""
-    name = signals.HTTP_DURATION.prometheus_name
-    requests = f'service_name="{slo.service}", {signals.HTTP_ROUTE.label}="{slo.route}"'
+    """Events and bad events of the last five minutes, of all worker processes of a service together."""
     status = signals.HTTP_STATUS.label
     bound = f"{Decimal(str(slo.objectives.latency.seconds)).normalize():f}"
-    good = f'{requests}, {status}=~"2.."'
-    count = grown(f"{name}_count{{{requests}}}", BASE)
-    failed = grown(f'{name}_count{{{requests}, {status}=~"5.."}}', BASE)
-    answered = grown(f"{name}_count{{{good}}}", BASE)
-    in_time = grown(f'{name}_bucket{{{good}, le="{bound}"}}', BASE)
+
+    def events(series: str, *matchers: str) -> str:
+        selector = f"{signals.HTTP_DURATION.prometheus_name}_{series}{{{', '.join((USERS, *matchers))}}}"
+        return grown(selector, BASE, "service_name", predictions=True)
+
+    def or_none(expression: str) -> str:
+        return f"({expression} and on (service_name) {OBSERVED}) or 0 * {OBSERVED}"
+
+    good = f'{status}=~"2.."'
+    in_time = events("bucket", good, f'le="{bound}"')
+    late = f"clamp_min(\n{events('count', good)}\n- {in_time}, 0)"
     counts = {
-        "availability": (f"{count} or vector(0)", f"{failed} or vector(0)"),
-        "latency": (f"{answered} or vector(0)", f"clamp_min(\n{answered}\n- {in_time}, 0) or vector(0)"),
+        "availability": (or_none(events("count")), or_none(events("count", f'{status}=~"5.."'))),
+        "latency": (or_none(events("count", good)), or_none(late)),
     }
     return [
-        Recording(name, expr, _labels(slo, objective))
+        Recording(name, expr, {"slo": objective})
         for objective, exprs in counts.items()
         for name, expr in zip(
             (f"slo:sli_events:increase{BASE}", f"slo:sli_bad_events:increase{BASE}"), exprs, strict=True
@@ -254,7 +252,7 @@ def _counts(slo: Slo, windows: list[str]) -> list[Recording]:
 
 def _alert(slo: Slo, objective: str, name: str, policy: Policy) -> Alert:
     budget = 1 - slo.ratios[objective]
-    selector = f'{{slo="{objective}", service_name="{slo.service}"}}'
+    selector = f'{{slo="{objective}"}}'
     least = policy.minimum_bad_events
     pairs = [
         f"(\n  slo:sli_error:ratio_rate{w.long}{selector} > {w.burn_rate} * {budget}\n"
@@ -271,12 +269,12 @@ def _alert(slo: Slo, objective: str, name: str, policy: Policy) -> Alert:
         severity=severity,
         hold=policy.hold,
         when=f"burn rate above {rates}, with {least} bad requests or more",
-        summary=f"{slo.service} uses up its {objective} budget too fast.",
+        summary=f"{LABEL} uses up its {objective} budget too fast.",
         description=(
             f"{{{{ $value | humanizePercentage }}}} of {what}; {percent(float(budget))} may be, over {slo.period}."
         ),
         dashboard="sightglass-slo",
-        variables={"service": slo.service},
+        variables={"service": LABEL},
         traces=traceql,
         labels={"slo": objective},
     )
@@ -292,14 +290,14 @@ def _enough(window: str, selector: str, least: int) -> str:
 
 def _described(slo: Slo, objective: str) -> tuple[str, str]:
     """What is counted as bad, in words and as TraceQL."""
-    request = f'resource.service.name = "{slo.service}" && name = "POST {slo.route}"'
+    users = f'span.{signals.SYNTHETIC.name} = false && resource.{signals.DEPLOYMENT_TRACK.name} != "shadow"'
+    request = f"{requests_of()} && {users}"
     status = f"span.{signals.HTTP_STATUS.name}"
     if objective == "availability":
-        return f"requests to {slo.route} were answered with 5xx", f"{{ {request} && {status} >= 500 }}"
+        return "requests were answered with 5xx", f"{{ {request} && {status} >= 500 }}"
     milliseconds = f"{slo.objectives.latency.seconds * 1000:g}ms"
     good = f"{status} >= 200 && {status} < 300"
-    what = f"good answers of {slo.route} took longer than {milliseconds}"
-    return what, f"{{ {request} && {good} && duration > {milliseconds} }}"
+    return f"good answers took longer than {milliseconds}", f"{{ {request} && {good} && duration > {milliseconds} }}"
 
 
 if __name__ == "__main__":

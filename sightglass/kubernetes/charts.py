@@ -4,46 +4,22 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from sightglass.errors import UserError
-from sightglass.settings import REPOSITORY
+from sightglass.facts import versions
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.versions import Image
 
 HELM_CONFIG = REPOSITORY / "helm-config"
-IMAGES, CHARTS = "images.yaml", "charts.yaml"
+CHARTS = "charts.yaml"
 CHECKSUM = "checksum/configuration"
 """Pod annotation with the sum over the configuration that the pod reads: another sum is another pod."""
 
 _STRICT = ConfigDict(extra="forbid")
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Image:
-    """A container image, pinned by tag and, where it is known, by the digest of the tag's index."""
-
-    __pydantic_config__ = _STRICT
-
-    name: Annotated[str, Field(pattern=r"^[^/]+\.[^/]+/[^:@]+$")]
-    """Registry host and repository: ``docker.io/grafana/loki``."""
-    tag: Annotated[str, Field(min_length=1)]
-    digest: Annotated[str | None, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-
-    def parts(self, registry: str | None = None) -> tuple[str, str]:
-        """Registry and repository; another registry, such as a mirror's, replaces the host."""
-        host, _, repository = self.name.partition("/")
-        return registry or host, repository
-
-    def version(self, digests: bool = True) -> str:
-        """What stands behind the colon: the tag, and the digest where it is known and wanted."""
-        return f"{self.tag}@{self.digest}" if digests and self.digest else self.tag
-
-    def reference(self, registry: str | None = None, digests: bool = True) -> str:
-        """The whole reference, as a pod has it."""
-        return f"{'/'.join(self.parts(registry))}:{self.version(digests)}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +58,7 @@ class Chart:
     version: str
     namespace: str
     images: dict[str, Paths]
-    """By the image's name in images.yaml."""
+    """By the image's name in versions.yaml."""
     annotations: tuple[str, ...]
     """Paths of the values that hold annotations of the pods."""
     reads: Reads
@@ -97,19 +73,27 @@ class Chart:
         return HELM_CONFIG / self.release / "values.yaml"
 
 
-def load(folder: Path = HELM_CONFIG) -> tuple[list[Chart], dict[str, Image]]:
+def load(folder: Path = HELM_CONFIG, file: Path = versions.FILE) -> tuple[list[Chart], dict[str, Image]]:
     """The releases in the order of their installation, and all images by name.
 
-    Raises :class:`UserError` when a file of the folder lacks something or says what is not known.
+    ``file`` has their versions. Raises :class:`UserError` when a file lacks something or says what is not known.
     """
-    images = _read(folder / IMAGES, TypeAdapter(dict[str, Image]))
-    entries = _read(folder / CHARTS, TypeAdapter(dict[str, dict[str, Any]]))
-    named = {release: {"release": release, **entry} for release, entry in entries.items()}
-    charts = _validate(folder / CHARTS, TypeAdapter(dict[str, Chart]), named)
+    known = versions.load() if file == versions.FILE else versions.read(file)
+    images = known.all_images()
+    entries = versions.validate(
+        folder / CHARTS, TypeAdapter(dict[str, dict[str, Any]]), versions.parse(folder / CHARTS)
+    )
+    for release in entries:
+        if release not in known.charts:
+            raise UserError(f"{folder / CHARTS}: {release} has no chart: add it to {file.name}.")
+    named = {
+        release: {"release": release, **vars(known.charts[release]), **entry} for release, entry in entries.items()
+    }
+    charts = versions.validate(folder / CHARTS, TypeAdapter(dict[str, Chart]), named)
     for release, chart in charts.items():
         for image in chart.images:
             if image not in images:
-                raise UserError(f"{folder / CHARTS}: {release} has the image {image!r}: add it to {IMAGES}.")
+                raise UserError(f"{folder / CHARTS}: {release} has the image {image!r}: add it to {file.name}.")
     return list(charts.values()), images
 
 
@@ -186,25 +170,6 @@ def _location(chart: Chart, charts_dir: Path | None) -> list[str]:
     if version != chart.version:
         raise UserError(
             f"{about.parent} is version {version} of the chart: put version {chart.version} there, "
-            f"or change {CHARTS} and try the values with it."
+            f"or change {versions.FILE.name} and try the values with it."
         )
     return [str(about.parent)]
-
-
-def _read(file: Path, adapter: TypeAdapter[T]) -> T:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: restore it from the repository.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not YAML: {error}".replace("\n", " ")) from None
-    return _validate(file, adapter, content)
-
-
-def _validate(file: Path, adapter: TypeAdapter[T], content: object) -> T:
-    try:
-        return adapter.validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the top"
-        raise UserError(f"{file}, {place}: {first['msg']}.") from None

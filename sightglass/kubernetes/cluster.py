@@ -3,14 +3,17 @@
 import shutil
 from typing import Any
 
-from sightglass.errors import UserError
-from sightglass.kubernetes.programs import Kubectl, ProgramError, require, run
-from sightglass.kubernetes.settings import KubernetesSettings
-from sightglass.settings import REPOSITORY
+from sightglass.clients.kubectl import Kubectl, ProgramError, require, run
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import REPOSITORY
+from sightglass.kubernetes.options import KubernetesSettings
 
 KIND_CONFIG = REPOSITORY / "manifests" / "kind.yaml"
 OLDEST = (1, 30)
 """Kubernetes before it does not know ``preStop.sleep``."""
+MADE = "sightglass-made-this-cluster"
+"""ConfigMap that marks a kind cluster as ours."""
+_MADE_IN = "--namespace=kube-public"
 _DEFAULT = "storageclass.kubernetes.io/is-default-class"
 
 
@@ -33,18 +36,28 @@ def ensure(settings: KubernetesSettings) -> str:
         raise UserError(
             f"kind cannot make a cluster ({reason}): mend that, or name a cluster that is there with KUBE_CONTEXT."
         ) from None
+    Kubectl(settings.context)("create", "configmap", MADE, _MADE_IN)
     return f"made kind cluster {name}"
 
 
-def remove(settings: KubernetesSettings) -> bool:
-    """Remove the kind cluster that :func:`ensure` made; False where there is none or another cluster is named."""
+def is_gone(settings: KubernetesSettings) -> bool:
+    """Whether no cluster is named and there is no kind cluster either."""
     if settings.kube_context is not None or settings.kind_cluster is None:
         return False
     require("kind")
-    if settings.kind_cluster not in run(["kind", "get", "clusters"]).split():
+    return settings.kind_cluster not in run(["kind", "get", "clusters"]).split()
+
+
+def is_made(settings: KubernetesSettings) -> bool:
+    """Whether it is a kind cluster that :func:`ensure` made."""
+    if settings.kube_context is not None or settings.kind_cluster is None:
         return False
+    return bool(Kubectl(settings.context).get("configmap", MADE, _MADE_IN))
+
+
+def remove(settings: KubernetesSettings) -> None:
+    """Remove the kind cluster."""
     run(["kind", "delete", "cluster", f"--name={settings.kind_cluster}"])
-    return True
 
 
 def check(kubectl: Kubectl, settings: KubernetesSettings) -> None:

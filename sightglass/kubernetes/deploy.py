@@ -9,33 +9,42 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from sightglass import polling, tables, up
-from sightglass.alerting import receivers
-from sightglass.credentials import Credentials
-from sightglass.errors import UserError
-from sightglass.kubernetes import charts, cluster, image, manifests, policies, releases, rollout, secrets
-from sightglass.kubernetes.charts import Chart, Image
+from sightglass.clients.kubectl import Kubectl, key, label, require
+from sightglass.facts import credentials, environments, hash_keys
+from sightglass.facts import settings as local
+from sightglass.facts.cluster import NAMESPACES, OBSERVABILITY, ClusterPlace
+from sightglass.facts.credentials import Credentials
+from sightglass.facts.errors import UserError
+from sightglass.facts.services import Service
+from sightglass.facts.settings import SERVICES, Settings
+from sightglass.facts.target import Target, in_cluster
+from sightglass.facts.versions import Image
+from sightglass.kubernetes import (
+    charts,
+    cluster,
+    image,
+    manifests,
+    policies,
+    releases,
+    removal,
+    rollout,
+    secrets,
+    workloads,
+)
+from sightglass.kubernetes.charts import Chart
 from sightglass.kubernetes.forward import Forwards
-from sightglass.kubernetes.place import NAMESPACES, OBSERVABILITY, ClusterPlace
-from sightglass.kubernetes.programs import Kubectl, label, require
+from sightglass.kubernetes.options import KubernetesSettings
 from sightglass.kubernetes.releases import Wanted
-from sightglass.kubernetes.settings import KubernetesSettings
-from sightglass.polling import NotYet
-from sightglass.settings import Settings
-from sightglass.target import Target, in_cluster
+from sightglass.local import up
+from sightglass.notify import receivers
+from sightglass.verify import table
 from sightglass.verify.run import Report, verify
-
-SERVICE_IMAGE = "sightglass/text-classifier"
-"""Name of our own image in the manifests."""
-LEAVE_TIMEOUT = 180.0
-"""Seconds until what was deployed must be gone."""
-_PART_OF = "app.kubernetes.io/part-of=sightglass"
-_CLUSTER_WIDE = "clusterroles,clusterrolebindings"
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class Plan:
     charts: Sequence[Chart]
     """The releases that are installed, in order."""
     images: Mapping[str, Image]
+
+    @property
+    def own_services(self) -> tuple[Service, ...]:
+        """The user's services: those that are not of this checkout."""
+        return tuple(one for one in self.local.observed if one not in SERVICES)
 
     @property
     def kubectl(self) -> Kubectl:
@@ -65,8 +79,10 @@ class Plan:
 
     def image_of(self, name: str, service: str) -> str:
         """Reference of an image of the manifests; ``service`` is that of our own."""
-        if name == SERVICE_IMAGE:
+        if name == workloads.IMAGE:
             return service
+        if any(one.image == name for one in self.own_services):
+            return name
         known = next(image for image in self.images.values() if image.name == name)
         return known.reference(self.settings.image_registry, self.settings.image_digests == "on")
 
@@ -74,12 +90,22 @@ class Plan:
 def plan(settings: KubernetesSettings, local: Settings) -> Plan:
     """Read what is to be deployed; a name in WITHOUT that is no release raises :class:`UserError`."""
     known, images = charts.load()
-    names = [chart.release for chart in known]
+    names = [*(chart.release for chart in known), *(one.name for one in local.all_services)]
     if unknown := sorted(settings.left_out - set(names)):
-        raise UserError(f"WITHOUT names {', '.join(unknown)}, which is no release: take some of {', '.join(names)}.")
+        raise UserError(
+            f"WITHOUT names {', '.join(unknown)}, which is no release and no service: take some of {', '.join(names)}."
+        )
     if "minio" in settings.left_out:
         raise UserError("WITHOUT names minio, in which Loki and Tempo keep their data: it cannot be left out.")
-    return Plan(settings, local, [chart for chart in known if chart.release not in settings.left_out], images)
+    local.require_services()
+    planned = Plan(settings, local, [chart for chart in known if chart.release not in settings.left_out], images)
+    for one in planned.own_services:
+        if not one.image:
+            raise UserError(
+                f"The service {one.name!r} has no image for a cluster: set `image` in {local.services} to one that its "
+                f"nodes can pull, or leave it out with WITHOUT={one.name}."
+            )
+    return planned
 
 
 def dry_run(planned: Plan, console: Console) -> None:
@@ -92,7 +118,7 @@ def dry_run(planned: Plan, console: Console) -> None:
     made = " (a kind cluster, made if it is missing)" if settings.kube_context is None else ""
     say(f"cluster     context {settings.context}{made}")
     say(f"namespaces  {', '.join(NAMESPACES)}")
-    say(f"image       {SERVICE_IMAGE}, built with the newest trained model, {_way(settings)}")
+    say(f"image       {workloads.IMAGE}, built with the newest trained model, {_way(settings)}")
     source = f"from {settings.charts_dir}" if settings.charts_dir else "from their repositories"
     say(f"charts      {source}, images by {'tag and digest' if settings.image_digests == 'on' else 'tag'}:")
     for chart in planned.charts:
@@ -138,7 +164,7 @@ def deploy(planned: Plan, console: Console) -> Report:
             f"Secret {secrets.KEPT} in namespace {OBSERVABILITY} is gone, and with it the keys to all data: restore it "
             "from a backup, or `make undeploy` forgets the data."
         )
-    objects, secret_objects = _objects(planned, kept or Credentials(), service)
+    objects, secret_objects = _objects(planned, credentials.complete(kept or Credentials()), service)
     changed = _apply(planned, objects, secret_objects, service, fresh_store="minio" not in known)
     say(f"{len(objects) + len(secret_objects)} objects of ours: {_summary(changed)}")
     wanted = list(_wanted(planned, objects, secret_objects))
@@ -152,7 +178,7 @@ def deploy(planned: Plan, console: Console) -> Report:
     say("everything is ready")
     with reached(settings) as where, console.status("sending predictions and looking for their signals"):
         report = verify(where)
-    console.print(tables.verify_table(report))
+    console.print(table.verify_table(report))
     console.print(receivers.sentence(planned.local), soft_wrap=True, markup=False, highlight=False)
     context = f"KUBE_CONTEXT={settings.kube_context} " if settings.kube_context else ""
     say(f"done; `{context}make connect` opens the ports, `{context}make undeploy` takes everything back")
@@ -169,7 +195,8 @@ def _summary(changed: Sequence[str]) -> str:
 def _service_image(planned: Plan, console: Console, say: Callable[[str], None]) -> str:
     """Train and build what is not built yet, and bring it to the nodes; returns the image's reference."""
     settings = planned.settings
-    up.train(planned.local)
+    for one in planned.local.observed:
+        up.train(planned.local, one)
     built = image.ensure(planned.local.models_dir, settings, console)
     if settings.image_registry:
         reference = f"{settings.image_registry}/{built.removeprefix(image.HOST)}"
@@ -206,7 +233,15 @@ def _load(command: Sequence[str]) -> None:
 def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any], list[Any]]:
     """Our objects and Secrets as they are applied."""
     place = planned.place
-    objects = manifests.render()
+    objects = [
+        found
+        for found in manifests.render()
+        if not any(workloads.is_of(found, one.name) for one in SERVICES if one not in planned.local.observed)
+    ]
+    for one in planned.own_services:
+        objects += workloads.objects(one)
+        objects.append(workloads.environment(one, environments.telemetry(place, one.name, one.instances[0].track)))
+        objects += policies.for_service(one)
     manifests.with_images(objects, lambda name: planned.image_of(name, service))
     attributes = {
         "DEPLOYMENT_ENVIRONMENT": place.environment,
@@ -216,6 +251,7 @@ def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any],
     manifests.with_environment(objects, attributes)
     manifests.with_deployment_attribute(objects, place.environment)
     manifests.without_targets(objects, planned.settings.left_out)
+    manifests.with_observed(objects, (one.name for one in planned.local.observed))
     manifests.with_receivers(objects, planned.local)
     if ports := receivers.ports(planned.local):
         objects.append(policies.to_receivers(ports))
@@ -234,11 +270,21 @@ def _apply(
     kubectl = planned.kubectl
     spaces = [found for found in objects if found["kind"] == "Namespace"]
     rest = [found for found in objects if found["kind"] != "Namespace"]
+    removal.mark_namespaces(kubectl, spaces)
     changed = kubectl.apply(spaces)
     _forget_useless_job(kubectl, service, fresh_store=fresh_store)
-    values = {"without": sorted(planned.settings.left_out), "service_image": service}
+    values = {
+        "without": sorted(planned.settings.left_out),
+        "service_image": service,
+        "services": [one.name for one in planned.local.observed],
+    }
     changed += kubectl.apply([*secret_objects, *rest, manifests.record(values)])
-    present = kubectl.get("configmaps,networkpolicies", "--all-namespaces", f"--selector={_PART_OF}")
+    kinds, ours = "configmaps,networkpolicies", f"--selector={removal.PART_OF}"
+    present = [
+        found
+        for found in kubectl.get(kinds, "--all-namespaces", ours, "--show-managed-fields")
+        if found["metadata"]["namespace"] in NAMESPACES and removal.ours(found)
+    ]
     for stale in manifests.stale([*rest, manifests.record(values)], present):
         kubectl("delete", stale["kind"], stale["metadata"]["name"], f"--namespace={stale['metadata']['namespace']}")
         changed.append(f"{label(stale)} (deleted)")
@@ -279,6 +325,38 @@ def _wanted(planned: Plan, objects: list[Any], secret_objects: list[Any]) -> Ite
         yield Wanted(chart, arguments)
 
 
+def rotate_hash_key(planned: Plan, console: Console) -> None:
+    """Give the service a new key for the hashes of texts, and wait until its pods have it."""
+    kubectl = planned.kubectl
+    kept, record = secrets.read(kubectl), deployed(kubectl)
+    if kept is None or record is None:
+        raise UserError(_nothing(planned.settings))
+    rotated = hash_keys.rotated(kept, datetime.now(UTC))
+    objects, secret_objects = _objects(planned, rotated, record["service_image"])
+    keys = {found["metadata"]["name"]: found for found in secret_objects}
+    # First where it is kept: no text may be hashed under a key that nobody knows.
+    kubectl.apply([keys[secrets.KEPT]])
+    console.print(hash_keys.sentence(rotated), soft_wrap=True, markup=False, highlight=False)
+    observed = [one.name for one in planned.local.observed]
+    running = [found for found in objects if found["kind"] == "Deployment" and found["metadata"]["name"] in observed]
+    kubectl.apply([keys[workloads.KEYS], *running])
+    with console.status("waiting for pods"):
+        rollout.wait(kubectl, report=lambda _: None)
+    console.print("The services run with it.")
+
+
+def known(settings: KubernetesSettings) -> Credentials:
+    """The secrets of what is deployed."""
+    kept = secrets.read(Kubectl(settings.context))
+    if kept is None:
+        raise UserError(_nothing(settings))
+    return kept
+
+
+def _nothing(settings: KubernetesSettings) -> str:
+    return f"Nothing is deployed to the cluster of context {settings.context!r}: run `make deploy`."
+
+
 @contextmanager
 def reached(settings: KubernetesSettings, ports: Mapping[str, int] | None = None) -> Iterator[Target]:
     """The deployed stack as a target, its ports forwarded to this machine while the context is entered."""
@@ -286,11 +364,14 @@ def reached(settings: KubernetesSettings, ports: Mapping[str, int] | None = None
     kept = secrets.read(kubectl)
     record = deployed(kubectl)
     if kept is None or record is None:
-        raise UserError(f"Nothing is deployed to the cluster of context {settings.context!r}: run `make deploy`.")
+        raise UserError(_nothing(settings))
     without = frozenset(record["without"])
-    with Forwards(settings.context, without=without, ports=ports) as forwards:
+    # A deployment of an earlier version does not say: it has those of the checkout.
+    names = record.get("services", [one.name for one in SERVICES])
+    services = [one for one in local.load().all_services if one.name in names]
+    with Forwards(settings.context, services, without=without, ports=ports) as forwards:
         forwards.wait()
-        yield in_cluster(forwards, kept, settings.context, without)
+        yield in_cluster(forwards, kept, settings.context, without, services)
 
 
 def deployed(kubectl: Kubectl) -> dict[str, Any] | None:
@@ -299,38 +380,49 @@ def deployed(kubectl: Kubectl) -> dict[str, Any] | None:
     return {key: json.loads(value) for key, value in found[0]["data"].items()} if found else None
 
 
-def undeploy(planned: Plan, console: Console) -> None:
-    """Take everything back: releases, objects, data, and the kind cluster where :func:`deploy` made it."""
+def undeploy(planned: Plan, console: Console, agree: Callable[[str], None]) -> None:
+    """Take everything back that :func:`deploy` made: releases, objects, data, and the kind cluster where it made one.
+
+    ``agree`` asks before anything goes, and raises where the answer is no.
+    """
     settings, kubectl = planned.settings, planned.kubectl
-    if cluster.remove(settings):
-        console.print(f"Removed kind cluster {settings.kind_cluster} with all that was in it.")
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    if cluster.is_gone(settings):
+        say(f"There is no kind cluster {settings.kind_cluster}: nothing was removed.")
+        return
+    made = cluster.is_made(settings)
+    if made and not (foreign := _others(kubectl)):
+        agree(f"Remove kind cluster {settings.kind_cluster} with all data in it?")
+        cluster.remove(settings)
+        say(f"Removed kind cluster {settings.kind_cluster}.")
         return
     everything, _ = charts.load()
-    with console.status("uninstalling"):
-        gone = releases.uninstall(settings.context, releases.installed(kubectl), everything)
-        kubectl("delete", "namespaces", *NAMESPACES, "--ignore-not-found", "--wait=false")
-        kubectl("delete", _CLUSTER_WIDE, f"--selector={_PART_OF}", "--ignore-not-found")
-        try:
-            polling.until(lambda: _nothing_left(kubectl), timeout=LEAVE_TIMEOUT, interval=1, what="everything to end")
-        except polling.DeadlineError as error:
-            raise UserError(f"{error}. `kubectl get all,pvc -n NAMESPACE` shows what holds it.") from None
-    console.print(f"Uninstalled {', '.join(gone) or 'no release'}. Nothing is left of {', '.join(NAMESPACES)}.")
-    if kept := [volume["metadata"]["name"] for volume in _volumes(kubectl)]:
-        console.print(f"Their class keeps volumes: `kubectl delete pv {' '.join(kept)}` gives them up.", soft_wrap=True)
+    found = removal.find(kubectl, everything)
+    if not found:
+        say(f"Nothing of ours is in the cluster of context {settings.context}: nothing was removed.")
+        return
+    agree(f"Remove from the cluster of context {settings.context} what `make deploy` made ({found})?")
+    with console.status("removing"):
+        stays = removal.remove(kubectl, settings.context, found)
+    names = ", ".join(chart.release for _, chart in found.releases) or "no release"
+    say(f"Uninstalled {names}, removed {len(found.objects)} objects. Nothing of ours is left.")
+    for sentence in stays:
+        say(sentence)
+    if made:
+        say(f"Kind cluster {settings.kind_cluster} stays, with what is not ours: {', '.join(foreign)}.")
+    claims = [key(claim)[1:] for claim in found.claims]
+    if kept := [volume["metadata"]["name"] for volume in removal.volumes(kubectl, claims)]:
+        say(f"Their class keeps volumes: `kubectl delete pv {' '.join(kept)}` gives them up.")
 
 
-def _nothing_left(kubectl: Kubectl) -> None:
-    left = [label(found) for found in kubectl.get("namespaces") if found["metadata"]["name"] in NAMESPACES]
-    left += [label(volume) for volume in _volumes(kubectl) if not _is_kept(volume)]
-    if left:
-        raise NotYet(f"still there: {', '.join(left)}")
-
-
-def _volumes(kubectl: Kubectl) -> list[dict[str, Any]]:
-    """The volumes of our claims, also of those that are gone."""
-    found = kubectl.get("persistentvolumes")
-    return [volume for volume in found if volume["spec"].get("claimRef", {}).get("namespace") in NAMESPACES]
-
-
-def _is_kept(volume: dict[str, Any]) -> bool:
-    return bool(volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain")
+def _others(kubectl: Kubectl) -> list[str]:
+    """What others have in a kind cluster."""
+    system = ("kube-system", "kube-public", "kube-node-lease", "local-path-storage")
+    spaces = [space["metadata"]["name"] for space in kubectl.get("namespaces")]
+    foreign = [f"namespace/{name}" for name in spaces if name not in (*system, "default", *NAMESPACES)]
+    known = [name for name in spaces if name in ("default", *NAMESPACES)]
+    releases_ = {chart.release for chart in charts.load()[0]}
+    return foreign + [thing for name in known for thing in removal.others(kubectl, name, releases_)]

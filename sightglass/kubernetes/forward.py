@@ -8,22 +8,22 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from sightglass import polling
-from sightglass.errors import UserError
-from sightglass.kubernetes.place import ClusterPlace, namespace
-from sightglass.polling import NotYet
-from sightglass.ports import require_free
-from sightglass.settings import HOST, PORTS
+from sightglass.clients import polling
+from sightglass.clients.polling import NotYet
+from sightglass.facts.cluster import APPLICATION, namespace
+from sightglass.facts.errors import UserError
+from sightglass.facts.services import Service
+from sightglass.facts.settings import HOST, PORTS, SERVICES, Port, service_ports
+from sightglass.local.ports import require_free
 
 FORWARDED = (
-    *("service", "prometheus", "alertmanager", "loki_http", "tempo_http", "grafana", "minio"),
+    *("prometheus", "alertmanager", "loki_http", "tempo_http", "grafana", "minio"),
     *("collector_otlp_http", "collector_otlp_grpc"),
 )
-"""Ports that a person or ``verify`` asks for something."""
+"""Ports that a person or ``verify`` asks for something, beside those of the services."""
 READY_TIMEOUT = 20.0
 _AGAIN = 0.3
 """Seconds between the end of a forward, with its pod, and the next."""
-_COMPONENT = {port.name: port.component for port in PORTS}
 _LISTENS = re.compile(rf"Forwarding from {re.escape(HOST)}:(\d+) -> ")
 """What kubectl prints once it listens."""
 
@@ -80,15 +80,16 @@ class _Kubectl(ABC):
 class _Forward(_Kubectl):
     """One port; ``local`` is 0 until kubectl says which free one it took."""
 
-    def __init__(self, context: str, port: str, local: int):
-        self.component = _COMPONENT[port]
-        super().__init__(context, namespace(self.component))
+    def __init__(self, context: str, port: Port, local: int, space: str):
+        self.component = port.component
+        super().__init__(context, space)
+        self.space = space
         self._port, self.local = port, local
         self.listens, self.said = False, ""
 
     def arguments(self) -> list[str]:
         self.listens = False
-        ports = f"{self.local or ''}:{ClusterPlace().port(self._port)}"
+        ports = f"{self.local or ''}:{self._port.in_cluster or self._port.default}"
         return ["port-forward", f"service/{self.component}", f"--address={HOST}", ports]
 
     def hear(self, line: str) -> None:
@@ -126,13 +127,29 @@ class Forwards:
     could be somebody else's by the time kubectl listens.
     """
 
-    def __init__(self, context: str, *, without: frozenset[str] = frozenset(), ports: Mapping[str, int] | None = None):
-        wanted = [name for name in FORWARDED if _COMPONENT[name] not in without]
+    def __init__(
+        self,
+        context: str,
+        services: Sequence[Service] = SERVICES,
+        *,
+        without: frozenset[str] = frozenset(),
+        ports: Mapping[str, int] | None = None,
+    ):
+        others = [port for port in PORTS if port.name in FORWARDED]
+        numbers = ports or {}
+        wanted = {port.name: port for port in (*service_ports(services), *others) if port.component not in without}
         # What listens there already would answer in the cluster's stead.
-        require_free({name: ports[name] for name in wanted if name in ports} if ports else {})
-        self._forwards = {name: _Forward(context, name, (ports or {}).get(name, 0)) for name in wanted}
+        require_free({port: numbers[name] for name, port in wanted.items() if name in numbers})
+        observed = {service.name for service in services}
+        self._forwards = {
+            name: _Forward(
+                *(context, port, numbers.get(name, 0)),
+                APPLICATION if port.component in observed else namespace(port.component),
+            )
+            for name, port in wanted.items()
+        }
         forwards = list(self._forwards.values())
-        spaces = {namespace(forward.component) for forward in forwards}
+        spaces = {forward.space for forward in forwards}
         self._kept = [*(_Departures(context, space, forwards) for space in sorted(spaces)), *forwards]
 
     def __enter__(self) -> Self:
@@ -164,7 +181,7 @@ class Forwards:
         """Wait until kubectl listens at these ports, or all; :class:`UserError` names the first that does not."""
         for name in ports or tuple(self._forwards):
             forward = self._forwards[name]
-            what = f"{_COMPONENT[name]} to be reachable in the cluster"
+            what = f"{forward.component} to be reachable in the cluster"
             try:
                 polling.until(lambda f=forward: _listens(f), timeout=timeout, what=what)  # type: ignore[misc]
             except polling.DeadlineError as error:

@@ -6,11 +6,11 @@ when one is stale.
 
 from pathlib import Path
 
-from sightglass import environments
-from sightglass import settings as names
-from sightglass.kubernetes import policies
-from sightglass.kubernetes.place import NODE, OBSERVABILITY, ClusterPlace
-from sightglass.settings import REPOSITORY
+from sightglass.facts import environments
+from sightglass.facts import settings as names
+from sightglass.facts.cluster import NODE, OBSERVABILITY, ClusterPlace
+from sightglass.facts.settings import REPOSITORY
+from sightglass.kubernetes import policies, workloads
 
 ENVIRONMENT = "kubernetes.env"
 """Name of the file of environment variables beside a native configuration."""
@@ -36,7 +36,10 @@ def files(place: ClusterPlace | None = None) -> dict[Path, str]:
         _HELM_CONFIG / "prometheus" / ENVIRONMENT: environments.prometheus(place),
         _HELM_CONFIG / "grafana" / ENVIRONMENT: environments.grafana(place),
         REPOSITORY / "collector-config" / ENVIRONMENT: {**environments.collector(place), **_CLUSTER_METRICS},
-        application / f"{names.SERVICE}.env": environments.telemetry(place, names.SERVICE),
+        **{
+            application / f"{one.name}.env": environments.telemetry(place, one.name, one.instances[0].track)
+            for one in names.SERVICES
+        },
         application / f"{names.CANARY}.env": environments.canary(
             place, interval=names.CANARY_INTERVAL, timeout=names.CANARY_TIMEOUT
         ),
@@ -46,6 +49,13 @@ def files(place: ClusterPlace | None = None) -> dict[Path, str]:
     targets = environments.prometheus_targets(place)
     return {
         **{file: _env(content) for file, content in variables.items()},
+        **{
+            application / f"{one.name}.yaml": f"{_HEAD}\n{workloads.text(workloads.objects(one))}"
+            for one in names.SERVICES
+        },
+        application / "kustomization.yaml": (
+            f"{_HEAD}\n{workloads.kustomization([one.name for one in names.SERVICES], [names.CANARY])}"
+        ),
         **{_HELM_CONFIG / "prometheus" / name: f"{_HEAD}\n{text}" for name, text in targets.items()},
         MANIFESTS / "policies" / "arrows.yaml": f"{_HEAD}\n{policies.manifest()}",
     }

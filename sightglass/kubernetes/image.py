@@ -7,7 +7,6 @@ for a mirror. The build works with and without BuildKit.
 """
 
 import hashlib
-import modulefinder
 import os
 import re
 import shutil
@@ -22,25 +21,29 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from sightglass import settings as names
-from sightglass.errors import UserError
-from sightglass.kubernetes import charts, programs
-from sightglass.kubernetes import settings as environment
-from sightglass.kubernetes.settings import KubernetesSettings
-from sightglass.progress import Meter
-from sightglass.settings import REPOSITORY
-from text_classifier.settings import MODEL_NAME
+from sightglass.clients import kubectl
+from sightglass.facts import settings as names
+from sightglass.facts.errors import UserError
+from sightglass.facts.services import Service
+from sightglass.facts.settings import REPOSITORY, SERVICES
+from sightglass.kubernetes import charts
+from sightglass.kubernetes import options as environment
+from sightglass.kubernetes.options import KubernetesSettings
+from sightglass.kubernetes.workloads import IMAGE
+from sightglass.terminal.progress import Meter
 
 HOST = "docker.io/"
 """What an image without a registry belongs to; podman would say ``localhost/``, and no pod would find it."""
-NAME = f"{HOST}sightglass/{names.SERVICE}"
+NAME = f"{HOST}{IMAGE}"
 SOURCE = REPOSITORY / "example-service"
+TELEMETRY = REPOSITORY / "ml-telemetry" / "src"
 VERSION = metadata.version("sightglass")
-PACKAGES = ("text_classifier", "ml_telemetry")
-PROGRAMS = ("text_classifier.service", "sightglass.canary", "sightglass.storage")
-"""Modules that a container of the image runs."""
+DISTRIBUTIONS = ("sightglass", "ml-telemetry")
+"""Packages of this checkout that tell their version on the service's signals."""
+PACKAGES = ("facts", "clients", "runtime")
+"""Packages of the tool that the image's programs need: it has no other."""
 BASE = "python"
-"""Name of the base in images.yaml."""
+"""Name of the base in versions.yaml."""
 BUILD_VARIABLES = (
     *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -58,69 +61,68 @@ class _CommandError(Exception):
 
 
 def engine() -> str:
-    """The program that builds: ``docker``, or what CONTAINER_ENGINE says."""
-    name = os.environ.get("CONTAINER_ENGINE") or "docker"
-    if name not in ("docker", "podman"):
-        raise UserError(f"CONTAINER_ENGINE is {name!r}: set it to docker or podman, or unset it.")
-    return name
+    """The program that builds."""
+    return environment.load().container_engine
 
 
 def base_image(settings: KubernetesSettings) -> str:
-    """The image to build on: BASE_IMAGE, else the one of images.yaml, from the mirror if there is one."""
+    """The image to build on: BASE_IMAGE, else the one of versions.yaml, from the mirror if there is one."""
     if settings.base_image:
         return settings.base_image
     _, images = charts.load()
     return images[BASE].reference(settings.image_registry, settings.image_digests == "on")
 
 
-def context(model_store: Path, folder: Path) -> None:
+def context(models: Path, folder: Path) -> None:
     """Stage all that the Dockerfile copies into a folder that is empty or not there: the same input, the same bytes.
 
-    ``model_store`` is a BENTOML_HOME; of its models the one that is served is taken. Raises :class:`UserError` where
-    there is none.
+    ``models`` is a store; of each service the model that is served is taken, without what only that store knows of it.
+    Raises :class:`UserError` where there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
     for name in ("Dockerfile", "requirements.txt"):
         shutil.copyfile(SOURCE / name, folder / name)
-    _copy_model(model_store / "models" / MODEL_NAME, folder / "bentoml" / "models" / MODEL_NAME)
+    (folder / "models").mkdir()
+    for service in SERVICES:
+        if service.training is not None:
+            _copy_model(models / service.name, folder / "models" / service.name, service)
     _copy_programs(folder / "sightglass")
     for path in (folder, *folder.rglob("*")):
-        # BentoML keeps models for their owner only; in the image, root owns them and another user reads them.
+        # A model may be for its owner only; in the image, root owns all and another user reads it.
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (EPOCH, EPOCH))
 
 
-def _copy_model(source: Path, target: Path) -> None:
+def _copy_model(source: Path, target: Path, service: Service) -> None:
     try:
-        version = (source / "latest").read_text().strip()
-        shutil.copytree(source / version, target / version)
+        digest = (source / "current").read_text().strip()
+        shutil.copytree(source / digest, target / digest)
     except FileNotFoundError:
         raise UserError(
-            f"There is no trained model in {source.parent.parent}: `make up` trains one, as does "
-            f"`BENTOML_HOME={source.parent.parent} {sys.executable} -m text_classifier.training`."
+            f"There is no trained model of {service.name} in {source.parent}: `make up` trains one, as does "
+            f"`SIGHTGLASS_MODELS_DIR={source.parent} {sys.executable} -m {service.training}`."
         ) from None
-    (target / "latest").write_text(version)
+    (target / "current").write_text(digest)
 
 
 def _copy_programs(folder: Path) -> None:
-    """Copy the packages of the service, and of this one the modules that the programs import: not the tool itself."""
-    for package in PACKAGES:
-        shutil.copytree(SOURCE / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    finder = modulefinder.ModuleFinder([str(REPOSITORY), str(SOURCE)])
-    for program in PROGRAMS:
-        finder.import_hook(program)
-    for module in finder.modules.values():
-        file = Path(getattr(module, "__file__", None) or "").absolute()
-        if file.is_relative_to(REPOSITORY / "sightglass"):
-            target = folder / file.relative_to(REPOSITORY)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-    # Where Python looks for the version that the service puts on its signals.
-    about = folder / f"sightglass-{VERSION}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sightglass\nVersion: {VERSION}\n")
+    """Copy the packages of the services, and of this one those that the programs need: not the tool itself."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    services = [SOURCE / service.package for service in SERVICES]
+    for package in (*services, SOURCE / "model_store", TELEMETRY / "ml_telemetry"):
+        shutil.copytree(package, folder / package.name, ignore=ignore)
+    tool = folder / "sightglass"
+    for name in PACKAGES:
+        shutil.copytree(REPOSITORY / "sightglass" / name, tool / name, ignore=ignore)
+    shutil.copy(REPOSITORY / "sightglass" / "__init__.py", tool)
+    # Where Python looks for the versions that the service puts on its signals.
+    for name in DISTRIBUTIONS:
+        version = metadata.version(name)
+        about = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
 def tag(folder: Path, base: str) -> str:
@@ -136,8 +138,8 @@ def exists(image: str) -> bool:
     """Whether the engine has the image; raises :class:`UserError` where there is no engine that answers."""
     _require_engine()
     try:
-        programs.run([engine(), "image", "inspect", "--format={{.Id}}", image])
-    except programs.ProgramError:
+        kubectl.run([engine(), "image", "inspect", "--format={{.Id}}", image])
+    except kubectl.ProgramError:
         return False
     return True
 
@@ -145,8 +147,8 @@ def exists(image: str) -> bool:
 def _require_engine() -> None:
     program = engine()
     try:
-        programs.run([program, "ps", "--quiet"], timeout=30)
-    except programs.ProgramError as error:
+        kubectl.run([program, "ps", "--quiet"], timeout=30)
+    except kubectl.ProgramError as error:
         said = error.stderr.strip().splitlines() or ["it says nothing"]
         start = "podman machine start" if program == "podman" else "systemctl start docker"
         raise UserError(
@@ -223,15 +225,15 @@ def _end(lines: Sequence[str]) -> str:
 def save(image: str, path: Path) -> None:
     """Write the image as an archive, which ``kind load``, ``ctr images import`` and their like take."""
     _require_engine()
-    programs.run([engine(), "save", f"--output={path}", image], timeout=600)
+    kubectl.run([engine(), "save", f"--output={path}", image], timeout=600)
 
 
 def push(image: str, reference: str) -> None:
     """Give the image another name and push it there."""
-    programs.run([engine(), "tag", image, reference])
+    kubectl.run([engine(), "tag", image, reference])
     try:
-        programs.run([engine(), "push", reference], timeout=1800)
-    except programs.ProgramError as error:
+        kubectl.run([engine(), "push", reference], timeout=1800)
+    except kubectl.ProgramError as error:
         said = error.stderr.strip().splitlines() or ["it said nothing"]
         registry = reference.partition("/")[0]
         raise UserError(

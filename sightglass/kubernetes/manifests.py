@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from ml_telemetry import signals
-from sightglass.alerting import receivers
+from sightglass.alerting import observed
+from sightglass.clients.kubectl import key, run
+from sightglass.facts.cluster import OBSERVABILITY
+from sightglass.facts.settings import REPOSITORY, Settings
 from sightglass.kubernetes.charts import CHECKSUM
-from sightglass.kubernetes.place import OBSERVABILITY
-from sightglass.kubernetes.programs import key, run
-from sightglass.settings import REPOSITORY, Settings
+from sightglass.notify import receivers
 
 FOLDER = REPOSITORY / "manifests"
 RECORD = "sightglass-deployment"
@@ -60,6 +61,13 @@ def without_targets(objects: list[Object], left_out: frozenset[str]) -> None:
                 kept = [group for group in groups if group["labels"]["service_name"] not in left_out]
                 if kept != groups:
                     found["data"][name] = yaml.safe_dump(kept, sort_keys=False)
+
+
+def with_observed(objects: list[Object], services: Iterable[str]) -> None:
+    """Expect these services, and no other."""
+    for found in objects:
+        if (found["kind"], found["metadata"]["name"]) == ("ConfigMap", "prometheus-config"):
+            found["data"][observed.FILE] = observed.text(services)
 
 
 def with_storage_class(objects: list[Object], name: str) -> None:

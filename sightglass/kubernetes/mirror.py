@@ -6,19 +6,15 @@ python -m sightglass.kubernetes.mirror charts charts                            
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import click
-import yaml
 
-from sightglass.errors import UserError
+from sightglass.facts import versions
+from sightglass.facts.errors import UserError
+from sightglass.facts.versions import ChartVersion, Image
 from sightglass.kubernetes import charts
-from sightglass.kubernetes import settings as environment
-from sightglass.kubernetes.charts import Chart, Image
-
-SCALE = charts.HELM_CONFIG / "scale" / charts.CHARTS
-"""Charts that are other ones past one machine."""
+from sightglass.kubernetes import options as environment
+from sightglass.kubernetes.charts import Chart
 
 
 def image_lines(images: Mapping[str, Image], registry: str) -> Iterator[str]:
@@ -28,13 +24,11 @@ def image_lines(images: Mapping[str, Image], registry: str) -> Iterator[str]:
         yield f"{source} {image.reference(registry, digests=False)}"
 
 
-def chart_commands(known: Sequence[Chart], folder: str, scale: Path = SCALE) -> Iterator[str]:
-    """``helm pull`` of every chart into that folder, those of ``scale`` too; the archives are what CHARTS_DIR takes."""
-    others: dict[str, dict[str, Any]] = yaml.safe_load(scale.read_text())
-    pinned = [(chart.chart, chart.repository, chart.version) for chart in known]
-    pinned += [(other["chart"], other["repository"], other["version"]) for other in others.values()]
-    for name, repository, version in pinned:
-        yield shlex.join(["helm", "pull", name, "--repo", repository, "--version", version, "--destination", folder])
+def chart_commands(known: Sequence[Chart | ChartVersion], folder: str) -> Iterator[str]:
+    """``helm pull`` of every chart into that folder; the archives are what CHARTS_DIR takes."""
+    for chart in known:
+        options = ["--repo", chart.repository, "--version", chart.version, "--destination", folder]
+        yield shlex.join(["helm", "pull", chart.chart, *options])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +52,8 @@ def images() -> None:
 def charts_command(folder: str) -> None:
     """Commands that pull every chart into FOLDER, which CHARTS_DIR then names."""
     known, _ = charts.load()
-    for line in chart_commands(known, folder):
+    # Those past one machine too.
+    for line in chart_commands([*known, *versions.load().scale.values()], folder):
         click.echo(line)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from sightglass.kubernetes.place import NAMESPACES, ClusterPlace, namespace
-from sightglass.settings import CANARY, SERVICE
+from sightglass.facts.cluster import APPLICATION, NAMESPACES, ClusterPlace, namespace
+from sightglass.facts.services import Service
+from sightglass.facts.settings import CANARY, SERVICES
 
 ANYWHERE = "anywhere"
 """Every pod and every address, inside the cluster or outside."""
@@ -39,8 +40,8 @@ def _arrow(source: str, target: str, *ports: str) -> Arrow:
 
 
 ARROWS = (
-    _arrow(ANYWHERE, SERVICE, "service"),
-    _arrow(SERVICE, "collector", "collector_otlp_http"),
+    *(_arrow(ANYWHERE, service.name, service.port_name) for service in SERVICES),
+    *(_arrow(service.name, "collector", "collector_otlp_http") for service in SERVICES),
     _arrow(CANARY, "collector", "collector_otlp_http"),
     _arrow(CANARY, "tempo", "tempo_http"),
     _arrow(CANARY, "loki", "loki_http"),
@@ -83,6 +84,27 @@ def manifest() -> str:
     for name in sorted({end for arrow in ARROWS for end in (arrow.source, arrow.target)} - {ANYWHERE}):
         policies.append(_policy(name))
     return yaml.safe_dump_all(policies, sort_keys=False)
+
+
+def for_service(service: Service) -> list[dict[str, Any]]:
+    """What a service that is not of this checkout needs: anybody may ask it, and it sends to the Collector."""
+    name, collector = service.name, "collector"
+    arrow = _arrow(name, collector, "collector_otlp_http")
+    own = {
+        "podSelector": {"matchLabels": {_LABEL: name}},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [_rule("from", ANYWHERE, (service.port,))],
+        "egress": [_rule("to", collector, arrow.ports)],
+    }
+    taken = {
+        "podSelector": {"matchLabels": {_LABEL: collector}},
+        "policyTypes": ["Ingress"],
+        "ingress": [_rule("from", name, arrow.ports)],
+    }
+    made = [_object(name, APPLICATION, own), _object(f"{collector}-from-{name}", home(collector), taken)]
+    for policy in made:
+        policy["metadata"]["labels"] = {"app.kubernetes.io/part-of": "sightglass"}
+    return made
 
 
 def to_receivers(ports: Sequence[int]) -> dict[str, Any]:

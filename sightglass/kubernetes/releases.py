@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from sightglass.errors import UserError
+from sightglass.clients.kubectl import Kubectl, ProgramError, run
+from sightglass.facts.cluster import NAMESPACES
+from sightglass.facts.errors import UserError
 from sightglass.kubernetes.charts import Chart
-from sightglass.kubernetes.place import NAMESPACES
-from sightglass.kubernetes.programs import Kubectl, ProgramError, run
 
 INPUTS = "sightglass-inputs"
 """Label of a release: the sum over all that Helm was told."""
+UNMARKED = "<none>"
+"""What kubectl prints for a label that is not there: a release of others."""
 _PARALLEL = 3
 _HISTORY = "3"
 _PENDING = "pending-"

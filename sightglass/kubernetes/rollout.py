@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sightglass import polling
-from sightglass.errors import UserError
+from sightglass.clients import polling
+from sightglass.clients.kubectl import Kubectl, label
+from sightglass.clients.polling import NotYet
+from sightglass.facts.cluster import NAMESPACES
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import CANARY, SERVICES
 from sightglass.kubernetes.manifests import references
-from sightglass.kubernetes.place import NAMESPACES
-from sightglass.kubernetes.programs import Kubectl, label
-from sightglass.polling import NotYet
 
 TIMEOUT = 300.0
 """Seconds until a workload counts as failed."""
@@ -206,6 +207,6 @@ def _home(pod: Object) -> str:
     name = pod["metadata"].get("labels", {}).get("app.kubernetes.io/name", "")
     return (
         "in manifests/"
-        if name in ("collector", "text-classifier", "canary", "storage")
+        if name in {"collector", CANARY, "storage", *(service.name for service in SERVICES)}
         else (f"in helm-config/{name}/values.yaml")
     )

@@ -3,13 +3,15 @@
 import base64
 from typing import Any
 
-from sightglass import credentials, environments, storage
-from sightglass import settings as local
-from sightglass.alerting import receivers
-from sightglass.credentials import Credentials
-from sightglass.errors import UserError
-from sightglass.kubernetes.place import OBSERVABILITY, ClusterPlace
-from sightglass.kubernetes.programs import Kubectl
+from sightglass.clients.kubectl import Kubectl
+from sightglass.facts import credentials, environments
+from sightglass.facts import settings as local
+from sightglass.facts.cluster import APPLICATION, OBSERVABILITY, ClusterPlace
+from sightglass.facts.credentials import Credentials
+from sightglass.facts.errors import UserError
+from sightglass.kubernetes import workloads
+from sightglass.notify import receivers
+from sightglass.runtime import storage
 
 KEPT = "sightglass-credentials"
 """Secret that holds all of them; every other is made of it."""
@@ -54,7 +56,13 @@ def contents(known: Credentials, place: ClusterPlace, token: str) -> dict[str, d
         TOKEN: {TOKEN_KEY: token},
         "alertmanager-channels": channels,
         "grafana-admin": {"admin-user": "admin", "admin-password": known.grafana_admin_password},
+        workloads.KEYS: environments.service_keys(known),
     }
+
+
+def namespace(name: str) -> str:
+    """Where the program is that a Secret is for."""
+    return APPLICATION if name == workloads.KEYS else OBSERVABILITY
 
 
 def _secret(name: str, data: dict[str, str]) -> dict[str, Any]:
@@ -63,7 +71,7 @@ def _secret(name: str, data: dict[str, str]) -> dict[str, Any]:
         "kind": "Secret",
         "metadata": {
             "name": name,
-            "namespace": OBSERVABILITY,
+            "namespace": namespace(name),
             "labels": {"app.kubernetes.io/part-of": "sightglass"},
         },
         # Not stringData: an applied object with it is never the same as the one that is kept.

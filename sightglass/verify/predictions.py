@@ -6,16 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sightglass import http
-from sightglass.polling import NotYet
-
-TEXTS = (
-    "The goalie stopped every shot in the third period and the playoffs are back in our rink.",
-    "After the oil change my sedan's engine still knocks when the transmission shifts down.",
-    "He pitched seven innings without a run before the bullpen gave up a double.",
-    "I lean into the corner, roll on the throttle and the bike holds its line; wear a helmet.",
-)
-
+from ml_telemetry import synthetic
+from ml_telemetry.synthetic import Source
+from sightglass.clients import http
+from sightglass.clients.polling import NotYet, time_left
+from sightglass.facts.target import Endpoint
 
 CLIENT = "verify"
 """Name of the caller's span, and of the service it belongs to."""
@@ -29,13 +24,10 @@ class Prediction:
     parent_id: str
     sent: int
     answered: int
+    prediction_id: str
+    """The id that the service gave this prediction."""
     answer: dict[str, Any]
     headers: dict[str, str]
-
-    @property
-    def prediction_id(self) -> str:
-        """The id that the service gave this prediction."""
-        return str(self.answer["prediction_id"])
 
 
 def traceparent(trace_id: str, parent_id: str, *, sampled: bool = True) -> str:
@@ -43,22 +35,53 @@ def traceparent(trace_id: str, parent_id: str, *, sampled: bool = True) -> str:
     return f"00-{trace_id}-{parent_id}-{'01' if sampled else '00'}"
 
 
-def predict(service_url: str, text: str = TEXTS[0], *, timeout: float = 10.0, sampled: bool = True) -> Prediction:
-    """Ask for one prediction; :class:`NotYet` with the reason when there is none."""
+def marked(key: str, source: Source | None, trace_id: str) -> dict[str, str]:
+    """The header of a request that the stack itself sends; none without its key, and none for a user's."""
+    return {synthetic.HEADER: synthetic.mark(key, source, trace_id)} if key and source else {}
+
+
+def predict(
+    endpoint: Endpoint,
+    body: str | None = None,
+    *,
+    timeout: float = 10.0,
+    sampled: bool = True,
+    source: Source | None = Source.LOAD,
+) -> Prediction:
+    """Ask for one prediction; :class:`NotYet` with the reason when there is none.
+
+    Without a ``body`` the first sample of the declaration is sent. The request is synthetic, as one of load, or of a
+    proof, whose exemplars are kept whatever others send; with ``None`` it counts as a user's.
+    """
     trace_id, parent_id = secrets.token_hex(16), secrets.token_hex(8)
+    headers = {
+        "traceparent": traceparent(trace_id, parent_id, sampled=sampled),
+        "content-type": "application/json",
+        **marked(endpoint.synthetic_key, source, trace_id),
+    }
+    declared = endpoint.declaration
+    content = (declared.samples[0].body if body is None else body).encode()
+    url = f"{endpoint.url}{declared.route}"
     sent = time.time_ns()
     try:
-        answer = http.session.post(
-            f"{service_url}/predict",
-            json={"text": text},
-            headers={"traceparent": traceparent(trace_id, parent_id, sampled=sampled)},
-            timeout=timeout,
-        )
+        answer = http.session.post(url, data=content, headers=headers, timeout=timeout)
     except http.Error as error:
-        raise NotYet(f"the service does not answer at {service_url} ({type(error).__name__})") from None
+        raise NotYet(f"{endpoint.name} does not answer at {endpoint.url} ({type(error).__name__})") from None
     if answer.status_code != 200:
-        raise NotYet(f"the service answered {answer.status_code}: {answer.text[:200]}")
-    return Prediction(trace_id, parent_id, sent, time.time_ns(), answer.json(), dict(answer.headers))
+        raise NotYet(f"{endpoint.name} answered {answer.status_code}: {answer.text[:200]}")
+    answered = time.time_ns()
+    try:
+        found = answer.json()
+        return Prediction(trace_id, parent_id, sent, answered, str(found["prediction_id"]), found, dict(answer.headers))
+    except (ValueError, KeyError, TypeError):
+        raise NotYet(
+            f"{endpoint.name} answered without a prediction_id: put that of `ml_telemetry.prediction()` into the answer"
+        ) from None
+
+
+def bodies(endpoint: Endpoint) -> list[str]:
+    """The requests that the declaration of a service gives as samples."""
+    return [sample.body for sample in endpoint.declaration.samples]
 
 
 def send_client_spans(otlp_url: str, predictions: Sequence[Prediction]) -> None:
@@ -78,7 +101,7 @@ def send_client_spans(otlp_url: str, predictions: Sequence[Prediction]) -> None:
     resource = {"attributes": [{"key": "service.name", "value": {"stringValue": CLIENT}}]}
     body = {"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}
     try:
-        answer = http.session.post(f"{otlp_url}/v1/traces", json=body, timeout=5)
+        answer = http.session.post(f"{otlp_url}/v1/traces", json=body, timeout=time_left(5))
     except http.Error as error:
         raise NotYet(f"the collector does not answer at {otlp_url} ({type(error).__name__})") from None
     if not answer.ok:

@@ -1,7 +1,7 @@
 """What Grafana makes of the links in its data sources: from a line, a span or an exemplar to a query and its times.
 
 The rules are those of Grafana's own front end (``createSpanLink``, Loki's derived fields, Prometheus' exemplar
-destinations): where it shows no button, these functions raise :class:`sightglass.polling.NotYet` with the reason.
+destinations): where it shows no button, these functions raise :class:`NotYet` with the reason.
 """
 
 import re
@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sightglass.backends import LogLine, Span
-from sightglass.polling import NotYet
+from sightglass.clients.backends import LogLine, Span
+from sightglass.clients.polling import NotYet
+from sightglass.facts import variables
+from sightglass.facts.durations import seconds
 
 _MILLISECOND = 1_000_000
-_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_SHIFT = re.compile(r"^(-?)(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
-_VARIABLE = re.compile(r"\$\{([^}]+)\}|\$(\w+)")
 
 
 @dataclass(frozen=True)
@@ -107,20 +106,18 @@ def shift(text: str) -> int:
     """Nanoseconds of a time shift such as ``-5m``; 0 for none, :class:`NotYet` for one that is no time."""
     if not text:
         return 0
-    match = _SHIFT.match(text)
-    if match is None:
-        raise NotYet(f"{text!r} is no time shift")
-    sign, number, unit = match.groups()
-    return int(float(number) * _UNITS[unit] * _MILLISECOND) * (-1 if sign else 1)
+    try:
+        return round(seconds(text, fractions=True) * 1000) * _MILLISECOND
+    except ValueError:
+        raise NotYet(f"{text!r} is no time shift") from None
 
 
 def fill(text: str, names: Mapping[str, str]) -> str:
     """Replace the variables of a link; one that Grafana does not know hides the button."""
 
-    def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
+    def value(name: str) -> str:
         if name not in names:
             raise NotYet(f"the link's variable ${{{name}}} is not known")
         return names[name]
 
-    return _VARIABLE.sub(value, text)
+    return variables.fill(text, value)

@@ -2,19 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sightglass import polling
-from sightglass.polling import NotYet
-from sightglass.provisioning import DASHBOARDS, DATA_SOURCES
-from sightglass.target import Target
-from sightglass.verify.cluster import CLUSTER
-from sightglass.verify.links import GRAFANA_LINKS, LINKS
-from sightglass.verify.predictions import TEXTS, predict
-from sightglass.verify.signals import SIGNALS, Check, Evidence
+from sightglass.clients import polling
+from sightglass.clients.polling import NotYet
+from sightglass.facts.provisioning import DASHBOARDS, DATA_SOURCES
+from sightglass.facts.target import Target
+from sightglass.verify.cluster_checks import CLUSTER
+from sightglass.verify.link_checks import GRAFANA_LINKS, LINKS
+from sightglass.verify.signal_checks import PROMISED, SIGNALS, Check, Evidence
 
 
 def checks_of(target: Target) -> tuple[Check, ...]:
@@ -25,13 +24,26 @@ def checks_of(target: Target) -> tuple[Check, ...]:
     return (*SIGNALS, *cluster, *LINKS, *grafana)
 
 
+def of_services(checks: Sequence[Check], target: Target) -> list[tuple[Check, str]]:
+    """Each check with the service whose predictions it looks for; what is of the stack takes the first service's."""
+    return [
+        (check.of(endpoint.name), endpoint.name)
+        for number, endpoint in enumerate(target.services)
+        for check in checks
+        if not (check.once and number)
+    ]
+
+
 def left_out(checks: Sequence[Check], target: Target) -> list[Check]:
     """The checks that need a component which the target was told to do without."""
     return [check for check in checks if target.without & set(check.needs)]
 
 
-TIMEOUT = 30.0
-"""Seconds from emission after which a signal counts as lost."""
+TIMEOUT = PROMISED
+SLOWEST = 1.0
+"""Seconds between two looks for what takes long."""
+GRACE = 0.5
+"""Seconds after its time that a row has to say what it saw last."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,8 @@ class Row:
     """None where a component was left out on purpose: not looked for, hence neither found nor missing."""
     seconds: float
     detail: str
+    service: str = ""
+    """The service whose signal it is; empty where a row is of the stack."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +94,38 @@ def verify(
         checks = checks_of(target)
     skipped = left_out(checks, target)
     checks = [check for check in checks if check not in skipped]
-    evidence = Evidence(target, data_sources=data_sources, dashboards=dashboards)
-    try:
-        evidence.predictions = [predict(target.service_url, text) for text in TEXTS]
-    except NotYet as reason:
-        evidence.problem = str(reason)
+    found = [Evidence(target, one, data_sources=data_sources, dashboards=dashboards) for one in target.services]
+    for evidence in found:
+        try:
+            evidence.predict()
+        except NotYet as reason:
+            evidence.problem = str(reason)
     emitted = time.monotonic()
+    by_service = {evidence.service: evidence for evidence in found}
+    planned = [(check, by_service[service]) for check, service in of_services(checks, target)]
 
-    def run(check: Check) -> Row:
+    def run(check: Check, evidence: Evidence) -> Row:
         row = _row(check, evidence, emitted, timeout)
         report(row)
         return row
 
-    with ThreadPoolExecutor(max_workers=max(1, len(checks))) as pool:
-        return Report((*pool.map(run, checks), *_left_out_rows(skipped, target)))
+    pool = ThreadPoolExecutor(max_workers=max(1, len(planned)))
+    looks = [(*plan, pool.submit(run, *plan)) for plan in planned]
+    wait([look for _, _, look in looks], timeout=timeout + GRACE)
+    # A server that keeps a row waiting is as good as silent.
+    pool.shutdown(wait=False, cancel_futures=True)
+    rows = [look.result() if look.done() else _silent(check, evidence, timeout) for check, evidence, look in looks]
+    return Report((*rows, *_left_out_rows(skipped, target)))
+
+
+def _silent(check: Check, evidence: Evidence, timeout: float) -> Row:
+    detail = f"waited {timeout:g} s for {check.name} in {check.backend}; it has not answered"
+    return _made(check, evidence, False, timeout, detail)
+
+
+def _made(check: Check, evidence: Evidence, ok: bool, seconds: float, detail: str) -> Row:
+    service = "" if check.once else evidence.service
+    return Row(check.kind, check.name, check.backend, ok, seconds, detail, service)
 
 
 def _left_out_rows(skipped: Sequence[Check], target: Target) -> Iterator[Row]:
@@ -101,14 +133,22 @@ def _left_out_rows(skipped: Sequence[Check], target: Target) -> Iterator[Row]:
     for component in sorted(target.without):
         # A link has a row for the file and one for Grafana, of one name.
         missing = dict.fromkeys(check.name for check in skipped if component in check.needs)
-        detail = f"left out (WITHOUT={component}); not proved: {', '.join(missing) or 'nothing'}"
+        detail = f"left out (WITHOUT={component}); not proved: {', '.join(missing) or 'what is its own'}"
         yield Row("left out", component, component, None, 0.0, detail)
 
 
 def _row(check: Check, evidence: Evidence, emitted: float, timeout: float) -> Row:
+    end = emitted + timeout
     try:
-        detail = polling.until(lambda: check.find(evidence), timeout=timeout, what=f"{check.name} in {check.backend}")
+        with polling.deadline(end):
+            detail = polling.until(
+                lambda: check.find(evidence),
+                timeout=round(end - time.monotonic(), 1),
+                interval=check.interval,
+                slowest=SLOWEST,
+                what=f"{check.name} in {check.backend}",
+            )
         ok = True
     except polling.DeadlineError as error:
         detail, ok = str(error), False
-    return Row(check.kind, check.name, check.backend, ok, round(time.monotonic() - emitted, 2), detail)
+    return _made(check, evidence, ok, round(time.monotonic() - emitted, 2), detail)

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from sightglass.backends import Auth, Loki, Prometheus, Tempo, get
-from sightglass.polling import NotYet
-from sightglass.provisioning import DataSource, read_data_sources
-from sightglass.target import Target
+from sightglass.clients.backends import Auth, Loki, Prometheus, Tempo, get
+from sightglass.clients.polling import NotYet
+from sightglass.facts.provisioning import DataSource, read_data_sources
+from sightglass.facts.target import Target
 
 
 class Sources(Protocol):

@@ -1,0 +1,1 @@
+"""What asks others: HTTP, the backends, kubectl, and waiting with a deadline."""

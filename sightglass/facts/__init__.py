@@ -1,0 +1,1 @@
+"""What stands in one place: settings, versions, addresses, names of environment variables, secrets."""

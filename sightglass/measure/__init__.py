@@ -1,0 +1,1 @@
+"""Everything that prints figures of a running stack."""
