@@ -1,14 +1,14 @@
 """Fills the variables of a query as Grafana does, from a dashboard's own defaults."""
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from dashboards.questions import Question, seconds
+from dashboards.questions import Question
+from sightglass.facts import variables
+from sightglass.facts.durations import seconds
 
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _POINTS = 1000
 """Points that a wide panel asks for."""
 SCRAPE_SECONDS = 15.0
@@ -51,14 +51,13 @@ class Filling:
             "__range": f"{self.end - self.start:.0f}s",
         }
 
-        def value(found: re.Match[str]) -> str:
-            name = found[1] or found[2]
+        def value(name: str) -> str:
             for values in (self.values, built_in):
                 if name in values:
                     return values[name]
             raise ValueError(f"{question.name}: nobody sets the variable {name}")
 
-        return _VARIABLE.sub(value, question.text)
+        return variables.fill(question.text, value)
 
 
 def _current(variable: Mapping[str, Any], span: float) -> str:

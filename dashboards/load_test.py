@@ -6,17 +6,17 @@ from dashboards.layout import Board, Row
 from dashboards.names import Uid
 from dashboards.objectives import DURATION as DURATION_STEPS
 from dashboards.panels import heat, lines, number
-from dashboards.queries import buckets, mean, or_zero, prom, prom_heat, quantile, rate, ratio, total
-from dashboards.variables import SERVICE, VERSION, interval, service, version
+from dashboards.queries import buckets, limit, mean, or_zero, prom, prom_heat, quantile, rate, ratio, total
+from dashboards.variables import REQUEST as PREDICT
+from dashboards.variables import ROUTE, SERVICE, VERSION, interval, route, service, version
 from load_testing import telemetry
 from load_testing.telemetry import DURATION, FAILURES, REQUEST, REQUESTS, USERS
 from ml_telemetry import signals
 
 _OURS = (SERVICE, VERSION)
 _LOCUST = f'{signals.SERVICE_NAME.label}="{telemetry.SERVICE}"'
-_ROUTE = signals.REQUEST_SPAN.name
-_GOOD = f'{REQUEST.label}="{_ROUTE}"'
-_SERVED = f'{signals.HTTP_ROUTE.label}="{_ROUTE.split()[-1]}", {signals.HTTP_STATUS.label}="200"'
+_GOOD = f'{REQUEST.label}="{PREDICT}"'
+_SERVED = f'{ROUTE}, {signals.HTTP_STATUS.label}="200"'
 _SENT, _FAILED = total(rate(REQUESTS, _LOCUST)), total(rate(FAILURES, _LOCUST))
 _RECEIVED = total(rate(signals.HTTP_DURATION, *_OURS))
 
@@ -27,7 +27,7 @@ def board() -> Board:
         uid=Uid.LOAD_TEST,
         title="Load test",
         description="What did the caller see, what does the server say of it, and where is the difference?",
-        variables=[service(), version(), interval("10s")],
+        variables=[service(), version(), route(), interval("10s")],
         rows=[_glance(), _side_by_side(), _kinds(), _saturation()],
         span="now-15m",
         refresh="10s",
@@ -189,11 +189,13 @@ def _saturation() -> Row:
             ),
             lines(
                 "Requests per batch under load",
-                "Requests that one pass of the model answers; it grows with the load until the maximum of 32.",
+                "Requests that one pass of the model answers; it grows with the load until the declared limit.",
                 prom(mean(signals.INFERENCE_BATCH_SIZE, *_OURS), "mean"),
+                prom(limit(signals.BATCH_LIMIT, *_OURS), "declared limit"),
                 unit="short",
                 width=6,
-                thresholds=[(32, RED)],
+                colours={"declared limit": RED},
+                none="the model answers one by one",
             ),
             host.processor(width=6),
             host.memory(width=6),

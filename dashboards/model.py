@@ -5,9 +5,10 @@ from grafana_foundation_sdk.models.common import BigValueTextMode
 from dashboards.colours import QUANTILES, RED, YELLOW
 from dashboards.layout import Board, Row
 from dashboards.names import Uid
-from dashboards.panels import Panel, heat, lines, number, rows
+from dashboards.panels import heat, lines, number, rows
 from dashboards.queries import (
     buckets,
+    limit,
     mean,
     prom,
     prom_heat,
@@ -18,46 +19,67 @@ from dashboards.queries import (
     selector,
     total,
 )
-from dashboards.variables import INTERVAL, SERVICE, TRACK, VERSION, interval, service, track, version
+from dashboards.variables import (
+    FEATURE,
+    INTERVAL,
+    ROUTE,
+    SERVICE,
+    SYNTHETIC,
+    TRACK,
+    VERSION,
+    feature,
+    interval,
+    route,
+    service,
+    synthetic,
+    track,
+    version,
+)
 from ml_telemetry import signals
-from ml_telemetry.signals import Metric
+from ml_telemetry.signals import Instrument, Metric
 
-_OURS = (SERVICE, VERSION)
-_TRACKED = (*_OURS, TRACK)
+_OURS = (SERVICE, VERSION, TRACK)
+_ASKED = (*_OURS, SYNTHETIC)
 _LABEL, _STAGE, _MODEL = signals.LABEL.label, signals.STAGE.label, signals.VERSION.label
-_PREDICT = f'{_STAGE}="predict"'
+_UNIT, _CORPUS = signals.UNIT.label, signals.CORPUS.label
 _INSTANCE = signals.SERVICE_INSTANCE_ID.label
-_UNSURE = 0.6
-"""Below this confidence a prediction counts as unsure; it is a bound of the histogram."""
-_ALL = total(rate(signals.PREDICTIONS, *_TRACKED))
+_ALL = total(rate(signals.PREDICTIONS, *_ASKED))
+_NO_CLASSES = "not a classification: see Values"
+_NO_VALUE = "not a regression: see Confidence"
+_NO_BATCHES = "the model answers one by one"
 
 
 def board() -> Board:
-    """Predictions and confidence first; the input that explains them below, versions side by side last."""
+    """Predictions and how good they look first; the input that explains them below, versions side by side last.
+
+    One board shows every kind of model: what a model does not have says so in its panel.
+    """
     return Board(
         uid=Uid.MODEL,
         title="Model",
         description="What does the model answer, how sure is it, how long does it take, and what is it asked?",
-        variables=[service(), version(), track(), interval("30s")],
-        rows=[_glance(), _predictions(), _inference(), _text(), _versions()],
+        variables=[service(), version(), track(), synthetic(), route(), feature(), interval("30s")],
+        rows=[_glance(), _predictions(), _confidence(), _values(), _inference(), _input(), _versions()],
     )
 
 
 def _unsure() -> str:
-    name = signals.CONFIDENCE.prometheus_name
-    below = total(rate(f"{name}_bucket", *_TRACKED, f'le="{_UNSURE:g}"'))
-    return ratio(below, total(rate(signals.CONFIDENCE, *_TRACKED)))
+    unsure = f'{signals.LIMIT.label}="{signals.CONFIDENCE_LIMIT}"'
+    return ratio(total(rate(signals.LIMIT_CROSSED, *_ASKED, unsure)), _ALL)
 
 
 def _glance() -> Row:
-    served = f"count by ({_MODEL}) ({signals.MODEL_INFO.prometheus_name}{selector(*_OURS)})"
+    by = f"{_MODEL}, {_CORPUS}"
+    served = f"count by ({by}) ({signals.MODEL_INFO.prometheus_name}{selector(*_OURS)})"
+    slowest = f"max({quantile(0.95, signals.INFERENCE_DURATION, *_ASKED, by=(_STAGE,))})"
     return Row(
         "At a glance",
         [
             number(
                 "Model served",
-                "Version of the model and how many workers serve it; two versions mean a deployment is under way.",
-                prom_now(served, f"{{{{{_MODEL}}}}}"),
+                "Version of the model, the corpus that it was trained and scored on, and how many workers serve it; "
+                "two versions mean a deployment is under way. With a toy corpus the figures say nothing of real input.",
+                prom_now(served, f"{{{{{_MODEL}}}}} of {{{{{_CORPUS}}}}}"),
                 unit="short",
                 width=6,
                 spark=False,
@@ -68,30 +90,40 @@ def _glance() -> Row:
                 "Predictions per second of the chosen tracks.",
                 prom(_ALL),
                 unit="reqps",
+                width=3,
             ),
             number(
                 "Mean confidence",
                 "Mean probability of the predicted class; a fall without a deployment means that the input changed.",
-                prom(mean(signals.CONFIDENCE, *_TRACKED)),
+                prom(mean(signals.CONFIDENCE, *_ASKED)),
                 unit="percentunit",
+                width=3,
                 decimals=1,
-                thresholds=[(0.5, YELLOW), (0.7, "green")],
-                base=RED,
-                none="no traffic",
+                none=_NO_CLASSES,
             ),
             number(
                 "Unsure predictions",
-                f"Share of predictions with a confidence of {_UNSURE:g} or less: those that a person should look at.",
+                "Share of predictions that are no surer than the confidence that the model declares as its limit.",
                 prom(_unsure()),
                 unit="percentunit",
+                width=3,
                 decimals=1,
                 thresholds=[(0.2, YELLOW), (0.4, RED)],
-                none="no traffic",
+                none=_NO_CLASSES,
             ),
             number(
-                "Model time p95",
-                "95 of 100 passes of the model itself took no longer; the request's other stages are below.",
-                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, _PREDICT)),
+                "Median value",
+                "Half of the predicted values are below this one, in the unit that the model declares.",
+                prom(quantile(0.5, signals.VALUE, *_ASKED, by=(_UNIT,)), f"{{{{{_UNIT}}}}}"),
+                unit="short",
+                width=3,
+                text=BigValueTextMode.VALUE_AND_NAME,
+                none=_NO_VALUE,
+            ),
+            number(
+                "Slowest stage p95",
+                "95 of 100 passes of the slowest stage took no longer; all stages are below.",
+                prom(slowest),
                 unit="s",
                 width=3,
                 thresholds=[(0.05, YELLOW), (0.25, RED)],
@@ -104,55 +136,110 @@ def _glance() -> Row:
                 unit="short",
                 width=3,
                 decimals=1,
-                none="no traffic",
+                none=_NO_BATCHES,
             ),
         ],
     )
 
 
 def _predictions() -> Row:
-    by_class = total(rate(signals.PREDICTIONS, *_TRACKED), _LABEL)
+    # A regression counts its predictions without a label.
+    by_class = total(rate(signals.PREDICTIONS, *_ASKED, f'{_LABEL}!=""'), _LABEL)
     share = f"{by_class} / ignoring({_LABEL}) group_left() ({_ALL} > 0)"
-    confidence = [
-        prom(quantile(share_, signals.CONFIDENCE, *_TRACKED), name, exemplars=name == "p10")
-        for name, share_ in {"p10": 0.1, "p50": 0.5, "p90": 0.9}.items()
-    ]
-    by_track = mean(signals.CONFIDENCE, *_TRACKED, by=(signals.TRACK.label,))
+    by_track = total(rate(signals.PREDICTIONS, *_ASKED), signals.TRACK.label, signals.SYNTHETIC_LABEL.label)
     return Row(
-        "Predictions and confidence",
+        "Predictions",
         [
+            lines(
+                "Predictions by track",
+                "Predictions per second by track, those of the stack's own load tests and proofs apart.",
+                prom(by_track, f"{{{{{signals.TRACK.label}}}}}, synthetic {{{{{signals.SYNTHETIC_LABEL.label}}}}}"),
+                unit="reqps",
+                stacked=True,
+            ),
             lines(
                 "Predictions by class",
                 "Predictions per second by class.",
                 prom(by_class, f"{{{{{_LABEL}}}}}"),
                 unit="reqps",
-                width=12,
                 stacked=True,
+                none=_NO_CLASSES,
             ),
             lines(
                 "Share of each class",
                 "Share of each class among the predictions; shares that move without a deployment are drift.",
                 prom(share, f"{{{{{_LABEL}}}}}"),
                 unit="percentunit",
-                width=12,
                 stacked=True,
                 maximum=1,
+                none=_NO_CLASSES,
             ),
+        ],
+    )
+
+
+_SHARES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
+
+def _confidence() -> Row:
+    quantiles = [
+        prom(quantile(share, signals.CONFIDENCE, *_ASKED), name, exemplars=name == "p10")
+        for name, share in _SHARES.items()
+    ]
+    by_track = mean(signals.CONFIDENCE, *_ASKED, by=(signals.TRACK.label,))
+    return Row(
+        "Confidence: of a classification",
+        [
             heat(
                 "Confidences",
                 "How sure the model was; good traffic lies at the top, dots lead to single predictions.",
-                prom_heat(buckets(signals.CONFIDENCE, *_TRACKED)),
+                prom_heat(buckets(signals.CONFIDENCE, *_ASKED)),
                 unit="percentunit",
             ),
             lines(
                 "Confidence",
                 "Quantiles and, by track, the mean; p10 falls first when the input leaves what the model knows.",
-                *confidence,
+                *quantiles,
                 prom(by_track, f"mean, {{{{{signals.TRACK.label}}}}}"),
+                prom(limit(signals.CONFIDENCE_LIMIT, *_OURS), "declared limit"),
                 unit="percentunit",
                 width=12,
                 maximum=1,
+                colours={**QUANTILES, "declared limit": RED},
+                none=_NO_CLASSES,
+            ),
+        ],
+    )
+
+
+def _values() -> Row:
+    unit = f"{{{{{_UNIT}}}}}"
+    quantiles = [
+        prom(quantile(share, signals.VALUE, *_ASKED, by=(_UNIT,)), f"{name}, {unit}", exemplars=name == "p50")
+        for name, share in _SHARES.items()
+    ]
+    by_track = mean(signals.VALUE, *_ASKED, by=(signals.TRACK.label, _UNIT))
+    return Row(
+        "Values: of a regression",
+        [
+            lines(
+                "Predicted values",
+                "Quantiles of what the model predicts, in its declared unit; one that moves alone is drift.",
+                *quantiles,
+                unit="short",
+                width=12,
+                minimum=None,
                 colours=QUANTILES,
+                none=_NO_VALUE,
+            ),
+            lines(
+                "Mean value by track",
+                "Mean of what the model predicts; on the same traffic tracks should predict about the same.",
+                prom(by_track, f"{{{{{signals.TRACK.label}}}}}, {unit}"),
+                unit="short",
+                width=12,
+                minimum=None,
+                none=_NO_VALUE,
             ),
         ],
     )
@@ -165,10 +252,11 @@ def _inference() -> Row:
         [
             lines(
                 "Time by stage, p95",
-                "95 of 100 requests spent no longer in each stage; vectorize and predict are done once a batch.",
-                # Exemplars of one stage are enough: every request has all stages, and each costs time to fetch.
-                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, f'{_STAGE}!="predict"', by=by), legend),
-                prom(quantile(0.95, signals.INFERENCE_DURATION, *_OURS, _PREDICT, by=by), legend, exemplars=True),
+                "95 of 100 requests spent no longer in each stage, and as a whole; a stage per batch is done once for "
+                "all its requests.",
+                # Every request has all stages, and exemplars of each would cost time to fetch.
+                prom(quantile(0.95, signals.HTTP_DURATION, *_ASKED, ROUTE), "whole request", exemplars=True),
+                prom(quantile(0.95, signals.INFERENCE_DURATION, *_ASKED, by=by), legend),
                 unit="s",
                 height=10,
                 table_legend=True,
@@ -176,7 +264,7 @@ def _inference() -> Row:
             lines(
                 "Mean time of a request",
                 "Mean time in each stage, one on the other: the whole is what inference adds to a request.",
-                prom(mean(signals.INFERENCE_DURATION, *_OURS, by=by), legend),
+                prom(mean(signals.INFERENCE_DURATION, *_ASKED, by=by), legend),
                 unit="s",
                 stacked=True,
                 height=10,
@@ -184,7 +272,7 @@ def _inference() -> Row:
             ),
             heat(
                 "Batch sizes",
-                "Requests in a batch; more load makes larger batches, which is what they are for.",
+                "Requests in a batch, where there are any; more load makes larger batches, which is what they are for.",
                 prom_heat(buckets(signals.INFERENCE_BATCH_SIZE, *_OURS)),
                 unit="short",
                 width=8,
@@ -194,44 +282,57 @@ def _inference() -> Row:
     )
 
 
-_FEATURES: tuple[tuple[Metric, str, str, str], ...] = (
-    (signals.CHARACTERS, "Characters", "short", "Length of the texts; very long ones cost the most time."),
-    (signals.WORDS, "Words", "short", "Words of a text; near zero there is little to classify."),
-    (signals.WORD_LENGTH, "Word length", "short", "Characters per word; a jump is another language, or no language."),
-    (
-        signals.OUT_OF_VOCABULARY,
-        "Unknown words",
-        "percentunit",
-        "Share of words that the model never saw; a rise here usually comes before confidence falls.",
-    ),
-    (signals.ALPHABETIC, "Letters", "percentunit", "Share of characters that are letters."),
-    (signals.DIGIT, "Digits", "percentunit", "Share of characters that are digits; tables and logs have many."),
-    (signals.SPECIAL, "Special characters", "percentunit", "Share of characters that are neither letter nor digit."),
-)
-
-
-def _text() -> Row:
+def _input() -> Row:
+    by = (signals.FEATURE.label, signals.CATEGORY_VALUE.label)
+    shares = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+    of_feature = (*_ASKED, FEATURE)
+    values, every = (total(rate(signals.FEATURE_CATEGORY, *_ASKED), *labels) for labels in (by, by[:1]))
+    unit = (signals.UNIT.label,)
     return Row(
-        "Text profile of the input",
+        "Input",
         [
-            *(_feature(metric, title, unit, description) for metric, title, unit, description in _FEATURES),
             lines(
-                "Texts that were refused",
-                "Requests per second that never reached the model, by reason: empty, too long, no text at all.",
-                prom(total(rate(signals.REJECTED, *_OURS), signals.REASON.label), f"{{{{{signals.REASON.label}}}}}"),
-                unit="reqps",
-                width=6,
+                "$feature",
+                "Quantiles of a declared feature in its declared unit; one that moves without a deployment is drift.",
+                *(
+                    prom(
+                        quantile(share, signals.FEATURE_VALUE, *of_feature, by=unit),
+                        f"{name}, {{{{{signals.UNIT.label}}}}}",
+                        exemplars=name == "p50",
+                    )
+                    for name, share in shares.items()
+                ),
+                unit="short",
+                width=24,
                 height=7,
+                minimum=None,
+                colours=QUANTILES,
+                repeat="feature",
+            ),
+            lines(
+                "Categories",
+                "Share of each declared value of a category; 'other' is a value that the model was not trained on.",
+                prom(f"{values} / on ({by[0]}) group_left() ({every} > 0)", f"{{{{{by[0]}}}}} {{{{{by[1]}}}}}"),
+                unit="percentunit",
+                maximum=1,
+                none="the model declares no category",
+            ),
+            lines(
+                "Missing values",
+                "Predictions per second for which the caller gave no value of a feature.",
+                prom(total(rate(signals.FEATURE_MISSING, *_ASKED), by[0]), f"{{{{{by[0]}}}}}"),
+                unit="reqps",
+                none="no value was missing",
+            ),
+            lines(
+                "Requests that were refused",
+                "Requests per second that never reached the model, by reason.",
+                prom(total(rate(signals.REJECTED, *_ASKED), signals.REASON.label), f"{{{{{signals.REASON.label}}}}}"),
+                unit="reqps",
                 stacked=True,
             ),
         ],
     )
-
-
-def _feature(metric: Metric, title: str, unit: str, description: str) -> Panel:
-    shares = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
-    targets = [prom(quantile(share, metric, *_OURS), name) for name, share in shares.items()]
-    return lines(title, description, *targets, unit=unit, width=6, height=7, colours=QUANTILES)
 
 
 def _versions() -> Row:
@@ -241,38 +342,40 @@ def _versions() -> Row:
     join = f"* on ({_INSTANCE}) group_left({_MODEL}) max by ({_INSTANCE}, {_MODEL}) ({info})"
 
     def by_version(expression: str, *more: str) -> str:
-        return f"sum by ({', '.join((_MODEL, *more))}) ({expression} {join})"
+        return f"sum by ({', '.join((_MODEL, *more))}) ({total(expression, *by, *more)} {join})"
 
-    def mean_by_version(metric: Metric, *matchers: str) -> str:
-        name = metric.prometheus_name
-        parts = [by_version(total(rate(f"{name}_{part}", *matchers), *by)) for part in ("sum", "count")]
-        return ratio(*parts)
+    def summed(metric: Metric) -> tuple[str, str]:
+        """The sum and the count of a histogram, by version."""
+        if metric.instrument is Instrument.EXPONENTIAL:
+            whole = total(rate(metric, *_ASKED), *by)
+            parts = [f"histogram_{part}({whole})" for part in ("sum", "count")]
+        else:
+            parts = [rate(f"{metric.prometheus_name}_{part}", *_ASKED) for part in ("sum", "count")]
+        return by_version(parts[0]), by_version(parts[1])
 
-    predictions = by_version(total(rate(signals.PREDICTIONS, *_TRACKED), *by))
-    classes = by_version(total(rate(signals.PREDICTIONS, *_TRACKED), *by, _LABEL), _LABEL)
+    predictions = by_version(rate(signals.PREDICTIONS, *_ASKED))
+    classes = by_version(rate(signals.PREDICTIONS, *_ASKED, f'{_LABEL}!=""'), _LABEL)
     share = f"{classes} / ignoring({_LABEL}) group_left() ({predictions} > 0)"
-    confidence = mean_by_version(signals.CONFIDENCE, *_TRACKED)
-    predict = mean_by_version(signals.INFERENCE_DURATION, *_OURS, _PREDICT)
-    unknown = mean_by_version(signals.OUT_OF_VOCABULARY, *_OURS)
-    workers = f"count by ({_MODEL}) ({signals.MODEL_INFO.prometheus_name}{selector(*_OURS)})"
+    confidence, value = ratio(*summed(signals.CONFIDENCE)), ratio(*summed(signals.VALUE))
+    time = ratio(summed(signals.INFERENCE_DURATION)[0], predictions)
+    workers = f"count by ({_MODEL}, {_CORPUS}) ({signals.MODEL_INFO.prometheus_name}{selector(*_OURS)})"
     legend = f"{{{{{_MODEL}}}}}"
     return Row(
         "Versions side by side",
         [
             rows(
                 "Versions",
-                "One line for each version of the model that answered: compare before you shift more traffic.",
-                *(
-                    prom_now(expression, table=True)
-                    for expression in (workers, predictions, confidence, predict, unknown)
-                ),
+                "One line for each version of the model that answered: compare before you shift more traffic. A "
+                "classification has a confidence, a regression a value.",
+                *(prom_now(expression, table=True) for expression in (workers, predictions, confidence, value, time)),
                 columns={
                     _MODEL: ("Model version", "string"),
+                    _CORPUS: ("Corpus", "string"),
                     "Value #A": ("Workers", "short"),
                     "Value #B": ("Predictions", "reqps"),
                     "Value #C": ("Mean confidence", "percentunit"),
-                    "Value #D": ("Mean model time", "s"),
-                    "Value #E": ("Unknown words", "percentunit"),
+                    "Value #D": ("Mean value", "short"),
+                    "Value #E": ("Mean model time", "s"),
                 },
                 height=5,
                 none="no version",
@@ -282,6 +385,7 @@ def _versions() -> Row:
                 "Predictions per second by version of the model: who takes the traffic.",
                 prom(predictions, legend),
                 unit="reqps",
+                width=6,
                 stacked=True,
             ),
             lines(
@@ -289,14 +393,27 @@ def _versions() -> Row:
                 "Mean confidence by version; the new one should not be below the old one on the same traffic.",
                 prom(confidence, legend),
                 unit="percentunit",
+                width=6,
                 maximum=1,
+                none=_NO_CLASSES,
             ),
             lines(
                 "Share of each class by version",
                 "On the same traffic two versions should predict the classes about equally often.",
                 prom(share, f"{legend} {{{{{_LABEL}}}}}"),
                 unit="percentunit",
+                width=6,
                 maximum=1,
+                none=_NO_CLASSES,
+            ),
+            lines(
+                "Value by version",
+                "Mean of what each version predicts; on the same traffic two versions should be close.",
+                prom(value, legend),
+                unit="short",
+                width=6,
+                minimum=None,
+                none=_NO_VALUE,
             ),
         ],
     )

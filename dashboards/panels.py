@@ -67,10 +67,13 @@ def lines(
     table_legend: bool = False,
     colours: Mapping[str, str] | None = None,
     thresholds: Steps = (),
+    none: str = "",
+    repeat: str = "",
 ) -> timeseries.Panel:
     """Series over time, from ``minimum`` up.
 
-    ``colours`` go by regular expression from the legend's start, ``thresholds`` are dashed lines.
+    ``colours`` go by regular expression from the legend's start, ``thresholds`` are dashed lines. ``none`` says why
+    nothing is shown. With ``repeat`` there is one panel for each value of that variable, four beside each other.
     """
     panel = timeseries.Panel().unit(unit).span(width).height(height)
     if minimum is not None:
@@ -89,6 +92,10 @@ def lines(
     panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(style)).thresholds(_thresholds(thresholds))
     for pattern, colour in (colours or {}).items():
         panel.override_by_regexp(f"/^(?:{pattern})/", [_fixed(colour)])
+    if none:
+        panel.no_value(none)
+    if repeat:
+        panel.repeat(repeat).repeat_direction("h")
     panel.title(title).description(description)
     panel.datasource(_source(targets))
     return panel.targets(_lettered(targets))

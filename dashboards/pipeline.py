@@ -8,7 +8,7 @@ from dashboards.panels import lines, number, states
 from dashboards.queries import or_zero, prom, prom_now, rate, total
 from dashboards.variables import interval
 from ml_telemetry import signals
-from sightglass.environments import SCRAPED
+from sightglass.facts.environments import SCRAPED
 
 _SIGNALS = {"spans": "spans", "metric_points": "points", "log_records": "lines"}
 """The Collector's names of what it carries, and ours."""
@@ -36,6 +36,10 @@ def board() -> Board:
         ],
         one_service=False,
     )
+
+
+_SENDER = ("service_name", "signal", "reason")
+_SENT = "{{service_name}} {{signal}}: {{reason}}"
 
 
 def _over_signals(template: str) -> str:
@@ -198,6 +202,24 @@ def _collector() -> Row:
                 width=6,
                 height=9,
                 colours={".*": FAILED},
+            ),
+            lines(
+                "Left out, by sender",
+                "Items per second that were left out, because a server would have refused their whole batch: who sent "
+                "them, and why.",
+                prom(total(rate("telemetry_refused_total"), *_SENDER), _SENT),
+                unit="cps",
+                width=12,
+                colours={".*": FAILED},
+            ),
+            lines(
+                "Changed, by sender",
+                "Spans and lines per second that were kept, but not as they were sent: who sent them, and what was "
+                "wrong with them.",
+                prom(total(rate("telemetry_changed_total"), *_SENDER), _SENT),
+                unit="cps",
+                width=12,
+                colours={".*": ORANGE},
             ),
             lines(
                 "Queued by exporter",

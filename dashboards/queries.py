@@ -6,6 +6,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from dashboards.names import Source
 from dashboards.variables import INTERVAL
+from ml_telemetry import signals
 from ml_telemetry.signals import Instrument, Metric
 
 Target = prometheus.Dataquery | loki.Dataquery | tempo.TempoQuery
@@ -42,6 +43,8 @@ def total(expression: str, *by: str) -> str:
 
 def quantile(share: float, metric: Metric | str, *matchers: str, by: tuple[str, ...] = ()) -> str:
     """Quantile (0 to 1) of a histogram over the interval variable."""
+    if _native(metric):
+        return f"histogram_quantile({share:g}, {total(rate(metric, *matchers), *by)})"
     name = metric if isinstance(metric, str) else metric.prometheus_name
     return f"histogram_quantile({share:g}, {total(rate(f'{name}_bucket', *matchers), 'le', *by)})"
 
@@ -54,8 +57,16 @@ def buckets(metric: Metric | str, *matchers: str) -> str:
 
 def mean(metric: Metric | str, *matchers: str, by: tuple[str, ...] = ()) -> str:
     """Mean of a histogram over the interval variable; nothing where nothing was observed."""
+    if _native(metric):
+        return f"histogram_avg({total(rate(metric, *matchers), *by)})"
     name = metric if isinstance(metric, str) else metric.prometheus_name
     return ratio(total(rate(f"{name}_sum", *matchers), *by), total(rate(f"{name}_count", *matchers), *by))
+
+
+def limit(name: str, *matchers: str) -> str:
+    """What the model declares as that limit."""
+    chosen = selector(*matchers, f'{signals.LIMIT.label}="{name}"')
+    return f"max({signals.MODEL_LIMIT.prometheus_name}{chosen})"
 
 
 def ratio(part: str, whole: str) -> str:
@@ -66,6 +77,11 @@ def ratio(part: str, whole: str) -> str:
 def or_zero(expression: str, like: str) -> str:
     """Zero where the expression has no series yet but ``like`` has: no error so far is a line at 0, not a gap."""
     return f"({expression} or 0 * {like})"
+
+
+def _native(metric: Metric | str) -> bool:
+    """Whether Prometheus keeps it as a native histogram: one series under its own name."""
+    return not isinstance(metric, str) and metric.instrument is Instrument.EXPONENTIAL
 
 
 def _series(metric: Metric | str) -> str:

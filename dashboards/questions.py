@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from dashboards.names import Source
+from sightglass.facts.durations import seconds
 
 _LABEL_VALUES = re.compile(r"label_values\((?P<series>.+), (?P<label>\w+)\)")
 
@@ -85,14 +86,3 @@ def _target(uid: str, panel: Mapping[str, Any], target: Mapping[str, Any]) -> It
             yield Question(*where, kind, target["expr"], minimum_step=step)
             if target.get("exemplar"):
                 yield Question(*where, Kind.EXEMPLARS, target["expr"], minimum_step=step)
-
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-
-
-def seconds(duration: str) -> float:
-    """Seconds of a duration like ``30s``; :class:`ValueError` for any other text."""
-    parsed = re.fullmatch(r"(\d+)(ms|[smhd])", duration)
-    if parsed is None:
-        raise ValueError(f"{duration!r} is no duration like 30s")
-    return int(parsed[1]) * _UNITS[parsed[2]]

@@ -8,6 +8,7 @@ from dashboards.objectives import DURATION
 from dashboards.panels import bars, heat, lines, log_lines, number, traces
 from dashboards.queries import (
     buckets,
+    limit,
     logql,
     mean,
     or_zero,
@@ -17,24 +18,39 @@ from dashboards.queries import (
     quantile,
     rate,
     ratio,
+    selector,
     total,
     traceql,
 )
-from dashboards.variables import SERVICE, VERSION, interval, service, slow, version
+from dashboards.variables import (
+    REQUEST,
+    ROUTE,
+    SERVICE,
+    SYNTHETIC,
+    TRACK,
+    VERSION,
+    interval,
+    route,
+    service,
+    slow,
+    synthetic,
+    track,
+    version,
+)
 from ml_telemetry import signals
 
-_OURS = (SERVICE, VERSION)
+_OURS = (SERVICE, VERSION, TRACK)
+_ASKED = (*_OURS, SYNTHETIC)
 _STATUS = signals.HTTP_STATUS.label
-_ROUTE = f'{signals.HTTP_ROUTE.label}="{signals.REQUEST_SPAN.name.split()[-1]}"'
 _5XX, _4XX = f'{_STATUS}=~"5.."', f'{_STATUS}=~"4.."'
-_ALL = total(rate(signals.HTTP_DURATION, *_OURS))
-_SPAN = f'resource.service.name = "$service" && name = "{signals.REQUEST_SPAN.name}"'
+_ALL = total(rate(signals.HTTP_DURATION, *_ASKED))
+_SPAN = f'resource.service.name = "$service" && name = "{REQUEST}"'
 _CODE = f"span.{signals.HTTP_STATUS.name}"
 
 
 def _share(matcher: str) -> str:
     """Share of all requests that have the status."""
-    return ratio(or_zero(total(rate(signals.HTTP_DURATION, *_OURS, matcher)), _ALL), _ALL)
+    return ratio(or_zero(total(rate(signals.HTTP_DURATION, *_ASKED, matcher)), _ALL), _ALL)
 
 
 def board() -> Board:
@@ -43,7 +59,7 @@ def board() -> Board:
         uid=Uid.SERVICE,
         title="Service",
         description="Is the service well for its callers, and if not, which requests show why?",
-        variables=[service(), version(), interval("30s"), slow()],
+        variables=[service(), version(), track(), synthetic(), route(), interval("30s"), slow()],
         rows=[_glance(), _requests(), _duration(), _saturation(), _traces(), _logs()],
     )
 
@@ -52,7 +68,7 @@ def _glance() -> Row:
     budget = 'min(slo:period_error_budget_remaining:ratio{service_name="$service"})'
     # The Watchdog always fires: where it does not, nothing can be said of the others.
     firing = or_zero('count(ALERTS{alertstate="firing", alertname!="Watchdog"})', 'count(ALERTS{alertname="Watchdog"})')
-    in_progress = total(f"{signals.HTTP_ACTIVE.prometheus_name}{{{SERVICE}, {VERSION}}}")
+    in_progress = total(f"{signals.HTTP_ACTIVE.prometheus_name}{selector(*_OURS)}")
     return Row(
         "At a glance",
         [
@@ -74,7 +90,7 @@ def _glance() -> Row:
             number(
                 "p99",
                 "99 of 100 predictions were answered within this time; the objective stands on the SLO dashboard.",
-                prom(quantile(0.99, signals.HTTP_DURATION, *_OURS, _ROUTE)),
+                prom(quantile(0.99, signals.HTTP_DURATION, *_ASKED, ROUTE)),
                 unit="s",
                 thresholds=DURATION,
                 none="no traffic",
@@ -93,7 +109,6 @@ def _glance() -> Row:
                 "Requests that wait for their answer now; it grows when the service is slower than its callers ask.",
                 prom(in_progress),
                 unit="short",
-                thresholds=[(32, YELLOW), (128, RED)],
             ),
             number(
                 "Alerts firing",
@@ -109,8 +124,9 @@ def _glance() -> Row:
 
 
 def _requests() -> Row:
-    by_status = total(rate(signals.HTTP_DURATION, *_OURS), _STATUS)
-    rejected = total(rate(signals.REJECTED, *_OURS), signals.REASON.label)
+    by_status = total(rate(signals.HTTP_DURATION, *_ASKED), _STATUS)
+    rejected = total(rate(signals.REJECTED, *_ASKED), signals.REASON.label)
+    retried = total(rate(signals.BATCH_RETRIES, *_OURS), signals.RETRY_OUTCOME.label)
     calls = total(rate("traces_service_graph_request_total"), "client", "server")
     failed = total(rate("traces_service_graph_request_failed_total"), "client", "server")
     return Row(
@@ -136,12 +152,14 @@ def _requests() -> Row:
             ),
             lines(
                 "Rejections by reason",
-                "Requests without an answer per second, by the reason that the caller was told.",
+                "Requests without an answer per second, by the reason that the caller was told; and batches that "
+                "failed as a whole and were tried request by request.",
                 prom(rejected, f"{{{{{signals.REASON.label}}}}}"),
+                prom(f"{retried} > 0", f"batch retried: {{{{{signals.RETRY_OUTCOME.label}}}}}"),
                 unit="reqps",
                 width=6,
                 stacked=True,
-                colours={"internal_error|timeout|overloaded": FAILED},
+                colours={"internal_error|timeout|overloaded|batch retried": FAILED},
             ),
             lines(
                 "Calls between services",
@@ -159,7 +177,7 @@ def _requests() -> Row:
 def _duration() -> Row:
     shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
     quantiles = [
-        prom(quantile(share, signals.HTTP_DURATION, *_OURS, _ROUTE), name, exemplars=name == "p99")
+        prom(quantile(share, signals.HTTP_DURATION, *_ASKED, ROUTE), name, exemplars=name == "p99")
         for name, share in shares.items()
     ]
     return Row(
@@ -177,7 +195,7 @@ def _duration() -> Row:
             heat(
                 "Durations",
                 "How many predictions took how long; two bands one above the other are two kinds of requests.",
-                prom_heat(buckets(signals.HTTP_DURATION, *_OURS, _ROUTE)),
+                prom_heat(buckets(signals.HTTP_DURATION, *_ASKED, ROUTE)),
                 unit="s",
             ),
         ],
@@ -185,7 +203,7 @@ def _duration() -> Row:
 
 
 def _saturation() -> Row:
-    active = total(f"{signals.HTTP_ACTIVE.prometheus_name}{{{SERVICE}, {VERSION}}}", signals.HTTP_METHOD.label)
+    active = total(f"{signals.HTTP_ACTIVE.prometheus_name}{selector(*_OURS)}", signals.HTTP_METHOD.label)
     return Row(
         "Saturation",
         [
@@ -193,18 +211,21 @@ def _saturation() -> Row:
                 "Requests in progress",
                 "Requests that wait for their answer; a steady climb means that more come in than go out.",
                 prom(active, f"{{{{{signals.HTTP_METHOD.label}}}}}"),
+                prom(limit(signals.PROGRESS_LIMIT, *_OURS), "declared limit of one worker"),
                 unit="short",
                 width=6,
+                colours={"declared limit": RED},
             ),
             lines(
                 "Requests per batch",
-                "Requests that one pass of the model answers; at the maximum of 32 the model is the bottleneck.",
+                "Requests that one pass of the model answers; at the declared limit the model is the bottleneck.",
                 prom(mean(signals.INFERENCE_BATCH_SIZE, *_OURS), "mean"),
                 prom(quantile(0.95, signals.INFERENCE_BATCH_SIZE, *_OURS), "p95", exemplars=True),
+                prom(limit(signals.BATCH_LIMIT, *_OURS), "declared limit"),
                 unit="short",
                 width=6,
-                colours=QUANTILES,
-                thresholds=[(32, RED)],
+                colours={**QUANTILES, "declared limit": RED},
+                none="the model answers one by one",
             ),
             host.processor(width=6),
             host.memory(width=6),

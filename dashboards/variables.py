@@ -13,7 +13,8 @@ from grafana_foundation_sdk.models.dashboard import (
 
 from dashboards.names import Source
 from ml_telemetry import signals
-from sightglass.settings import SERVICE as DEFAULT_SERVICE
+from ml_telemetry.declaration import Declaration
+from sightglass.facts.settings import SERVICE as DEFAULT_SERVICE
 
 Variable = dashboard.QueryVariable | dashboard.IntervalVariable | dashboard.CustomVariable
 
@@ -23,7 +24,12 @@ INTERVAL: Final = "$interval"
 """The window of every rate."""
 SERVICE: Final = 'service_name="$service"'
 VERSION: Final = 'service_version=~"$version"'
-TRACK: Final = 'track=~"$track"'
+TRACK: Final = f'{signals.TRACK.label}=~"$track"'
+SYNTHETIC: Final = f'{signals.SYNTHETIC_LABEL.label}=~"$synthetic"'
+FEATURE: Final = 'feature=~"$feature"'
+ROUTE: Final = f'{signals.HTTP_ROUTE.label}="$route"'
+REQUEST: Final = "POST $route"
+"""Name of the span of a request for a prediction, and of what locust counts as one."""
 NAMESPACE: Final = 'namespace=~"$namespace"'
 AUTO_STEPS: Final = 120
 """The automatic interval is the time range divided by this, at least the dashboard's minimum."""
@@ -39,6 +45,13 @@ def service() -> Variable:
     )
 
 
+def route() -> Variable:
+    """The route of predictions, as the model declares it."""
+    metric = f"{signals.MODEL_INFO.prometheus_name}{{{SERVICE}}}"
+    usual = VariableOption(selected=True, text=Declaration.route, value=Declaration.route)
+    return _query("route", "Route", metric, signals.HTTP_ROUTE.label).current(usual)
+
+
 def version() -> Variable:
     """Versions of the service's code."""
     metric = f"{signals.HTTP_DURATION.prometheus_name}_count{{{SERVICE}}}"
@@ -46,9 +59,21 @@ def version() -> Variable:
 
 
 def track() -> Variable:
-    """Deployment tracks; only predictions and their confidence carry the label."""
-    metric = f"{signals.PREDICTIONS.prometheus_name}{{{SERVICE}}}"
+    """Deployment tracks."""
+    metric = f"{signals.MODEL_INFO.prometheus_name}{{{SERVICE}}}"
     return _many(_query("track", "Track", metric, signals.TRACK.label))
+
+
+def synthetic() -> Variable:
+    """Whether requests that the stack sends itself are shown: load tests and proofs."""
+    metric = f"{signals.HTTP_DURATION.prometheus_name}_count{{{SERVICE}}}"
+    return _many(_query("synthetic", "Synthetic", metric, signals.SYNTHETIC_LABEL.label))
+
+
+def feature() -> Variable:
+    """Numeric features that the model declares."""
+    metric = f"{signals.FEATURE_VALUE.prometheus_name}{{{SERVICE}}}"
+    return _many(_query("feature", "Feature", metric, signals.FEATURE.label))
 
 
 def namespace() -> Variable:
