@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ml_telemetry.record import BatchRecord
 from text_classifier import service
 from text_classifier.http import Job
 
@@ -16,30 +17,27 @@ _predict_batch = _classifier._predict_batch
 _classify = _classifier._classify
 
 
-def error(self: Any, jobs: list[Job]) -> None:
-    """Fail on every text."""
-    raise RuntimeError("broken on purpose")
-
-
-def slow(self: Any, jobs: list[Job]) -> None:
-    """Answer correctly, and too late."""
+def poor(self: Any, jobs: list[Job], batch: BatchRecord) -> None:
+    """Fail on every text in one second, and answer correctly, but too late, in the next."""
+    if int(time.monotonic()) % 2:
+        raise RuntimeError("broken on purpose")
     time.sleep(0.4)
-    _predict_batch(self, jobs)
+    _predict_batch(self, jobs, batch)
 
 
-def empty(self: Any, jobs: list[Job]) -> None:
+def empty(self: Any, jobs: list[Job], batch: BatchRecord) -> None:
     """Answer 200 without having predicted."""
     for job in jobs:
         job.answer = b"{}"
 
 
-def unsure(self: Any, documents: list[list[str]]) -> tuple[Any, Any, Any]:
+def unsure(self: Any, documents: list[list[str]], batch: BatchRecord) -> tuple[Any, Any]:
     """Give every class the same probability."""
-    known, probabilities, batch = _classify(self, documents)
-    return known, np.full_like(probabilities, 1 / probabilities.shape[1]), batch
+    known, probabilities = _classify(self, documents, batch)
+    return known, np.full_like(probabilities, 1 / probabilities.shape[1])
 
 
-FAULTS = {"error": error, "slow": slow, "empty": empty}
+FAULTS = {"poor": poor, "empty": empty}
 
 _fault = os.environ["BROKEN"]
 _predict = TextClassifier.apis["predict"]

@@ -6,27 +6,29 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from sightglass import components, http, polling, processes
-from sightglass import settings as names
-from sightglass.polling import NotYet
-from sightglass.settings import REPOSITORY
-from sightglass.supervise import Supervisor
-from sightglass.up import PLANNED_PROGRAMS
-from sightglass.verify.predictions import TEXTS, predict
+from sightglass.clients import http, polling
+from sightglass.clients.polling import NotYet
+from sightglass.facts import settings as names
+from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.target import Endpoint
+from sightglass.local import components, logfiles, processes
+from sightglass.local.supervise import Supervisor
+from sightglass.local.up import PLANNED_PROGRAMS
+from sightglass.measure import hostile
+from sightglass.verify.predictions import bodies, predict
 from tests.integration.running import Running
 
-OLD_SECONDS = 6 * 3600
-"""Age of points that Prometheus no longer takes: its window for late ones is an hour."""
 MEGABYTE = 2**20
 
 
@@ -43,26 +45,36 @@ def stopped(stack: Running, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def traffic(stack: Running, *, rate: float = 20, users: int = 10) -> Iterator[None]:
-    """Predictions are asked for all the time, about ``rate`` a second; what is answered does not matter."""
+def traffic(stack: Running, *, rate: float = 20, users: int = 10, endpoint: Endpoint | None = None) -> Iterator[None]:
+    """Users ask a service for predictions all the time, about ``rate`` a second; the answers do not matter."""
+    asked = endpoint or stack.target.endpoint()
+
+    def ask() -> None:
+        with suppress(NotYet):
+            predict(asked, secrets.choice(bodies(asked)), source=None)
+
+    with repeated(ask, every=users / rate, threads=users):
+        yield
+
+
+@contextmanager
+def repeated(act: Callable[[], object], *, every: float, threads: int = 1) -> Iterator[None]:
+    """Do a thing again and again, in so many threads, until the context ends or it says ``False``."""
     over = threading.Event()
 
-    def user() -> None:
-        while not over.wait(users / rate):
-            try:
-                predict(stack.target.service_url, TEXTS[secrets.randbelow(len(TEXTS))])
-            except NotYet:
-                continue
+    def work() -> None:
+        while not over.wait(every) and act() is not False:
+            pass
 
-    threads = [threading.Thread(target=user, daemon=True) for _ in range(users)]
-    for thread in threads:
-        thread.start()
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
     try:
         yield
     finally:
         over.set()
-        for thread in threads:
-            thread.join()
+        for worker in workers:
+            worker.join()
 
 
 @contextmanager
@@ -71,15 +83,16 @@ def served_instead(stack: Running, module: str, environment: dict[str, str]) -> 
     planned = components.build(stack.settings, stack.credentials, PLANNED_PROGRAMS, None)
     service = next(component for component in planned if component.name == names.SERVICE)
     command = [part.replace("text_classifier.service", module) for part in service.command]
-    command[command.index("--working-dir") + 1] = str(REPOSITORY)
     # With the stack's marker it ends with the stack, whatever becomes of the test.
     marker = psutil.Process(Supervisor(stack.settings.state_dir).pid()).environ()[processes.MARKER]
-    own = {"PYTHONPATH": str(REPOSITORY), processes.MARKER: marker}
+    own = {"PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(service.directory))), processes.MARKER: marker}
     everything = {**os.environ, **service.environment, **environment, **own}
     with ExitStack() as exits:
         exits.enter_context(stopped(stack, names.SERVICE))
         log = exits.enter_context(service.log.open("a"))
-        process = subprocess.Popen(command, env=everything, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=everything, stdout=log, stderr=log, start_new_session=True
+        )
         exits.callback(end, process)
         polling.until(lambda: ready(service.ready_url), timeout=60, what=f"{module} with {environment}")
         yield
@@ -122,7 +135,8 @@ def send(stack: Running, signal: str, body: Mapping[str, object]) -> int:
 @contextmanager
 def renamed_log(stack: Running, service: str) -> Iterator[None]:
     """A service's log goes on under a name that Promtail does not read."""
-    log = stack.settings.service_logs_dir / f"{service}.log"
+    log = logfiles.newest(stack.settings.service_logs_dir, service)
+    assert log is not None
     away = log.with_suffix(".away")
     log.rename(away)
     try:
@@ -132,28 +146,32 @@ def renamed_log(stack: Running, service: str) -> Iterator[None]:
 
 
 @contextmanager
-def points_too_old(stack: Running) -> Iterator[None]:
-    """Points come in that Prometheus refuses for good."""
-    over = threading.Event()
-
-    def sender() -> None:
-        while not over.wait(1):
-            send(stack, "metrics", _gauge(time.time_ns() - OLD_SECONDS * 1_000_000_000))
-
-    thread = threading.Thread(target=sender, daemon=True)
-    # A newest point first, against which the others are too old.
-    send(stack, "metrics", _gauge(time.time_ns()))
-    thread.start()
-    try:
+def points_refused(stack: Running) -> Iterator[None]:
+    """Points come in that Prometheus refuses for good, and nobody can know it before: of one time, with two values."""
+    when, values = time.time_ns(), count(1.0)
+    send(stack, "metrics", _gauge(when, next(values)))
+    with repeated(lambda: send(stack, "metrics", _gauge(when, next(values))), every=1):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
-def _gauge(when: int) -> dict[str, Any]:
-    point = {"timeUnixNano": str(when), "asDouble": 1.0}
-    metric = {"name": "test.old", "gauge": {"dataPoints": [point]}}
+@contextmanager
+def points_left_out(stack: Running) -> Iterator[None]:
+    """A service sends points that Prometheus would refuse."""
+    body = {
+        "resourceMetrics": [
+            {
+                "resource": hostile.resource("foreign", "faults"),
+                "scopeMetrics": [{"metrics": [hostile.gauge("test.old", 1, hostile.SECOND)]}],
+            }
+        ]
+    }
+    with repeated(lambda: send(stack, "metrics", body), every=1):
+        yield
+
+
+def _gauge(when: int, value: float) -> dict[str, Any]:
+    point = {"timeUnixNano": str(when), "asDouble": value}
+    metric = {"name": "test.twice", "gauge": {"dataPoints": [point]}}
     return {"resourceMetrics": [{"resource": {}, "scopeMetrics": [{"metrics": [metric]}]}]}
 
 
@@ -163,21 +181,8 @@ def flood(stack: Running, *, users: int = 8, megabytes: int = 12) -> Iterator[No
     span = _span("x" * 1000)
     # One trace larger than Tempo takes, so that nothing of it is left to wait for.
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [span] * (megabytes * 1000)}]}]}
-    over = threading.Event()
-
-    def sender() -> None:
-        while not over.is_set() and send(stack, "traces", body) == HTTPStatus.OK:
-            pass
-
-    threads = [threading.Thread(target=sender, daemon=True) for _ in range(users)]
-    for thread in threads:
-        thread.start()
-    try:
+    with repeated(lambda: send(stack, "traces", body) == HTTPStatus.OK, every=0, threads=users):
         yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
 def _span(filler: str) -> dict[str, Any]:
@@ -205,24 +210,32 @@ def full_queue(stack: Running, *, megabytes: int = 300) -> Iterator[None]:
 
 
 @contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of that size, mounted at ``folder``; skips where that is not allowed."""
-    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
-        pytest.skip("needs root and mkfs.ext4 to mount a small disk")
+def small_disk(stack: Running, folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of that size, mounted at ``folder``; skips where that is not allowed. Returns a way to it for us.
+
+    The stack's programs see it, and nobody else: it ends with the last of them, whatever becomes of this test.
+    """
+    runner = Supervisor(stack.settings.state_dir).pid()
+    if os.geteuid() != 0 or not shutil.which("mkfs.ext4") or not shutil.which("nsenter"):
+        pytest.skip("needs root, mkfs.ext4 and nsenter to mount a small disk")
+    if Path(f"/proc/{runner}/ns/mnt").readlink() == Path("/proc/self/ns/mnt").readlink():
+        pytest.skip("needs unshare --mount, so that the small disk is the stack's alone")
+    inside = ["nsenter", f"--target={runner}", "--mount", "--"]
     image = folder.with_name(f"{folder.name}.img")
     folder.mkdir(exist_ok=True)
     with image.open("wb") as file:
         file.truncate(megabytes * MEGABYTE)
     subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
-    done = subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True, text=True, check=False)
+    mount = [*inside, "mount", "-o", "loop", str(image), str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    # The loop device has it open as long as it is mounted.
+    image.unlink()
     if done.returncode:
-        image.unlink()
         pytest.skip(f"needs a loop device to mount a small disk: {done.stderr.strip()}")
     try:
-        yield folder
+        yield Path(f"/proc/{runner}/root") / folder.relative_to("/")
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        image.unlink()
+        subprocess.run([*inside, "umount", str(folder)], check=True)
 
 
 def fill(folder: Path, share: float = 0.95) -> Path:
@@ -237,8 +250,9 @@ def fill(folder: Path, share: float = 0.95) -> Path:
 @contextmanager
 def full_disk(stack: Running, tmp_path: Path) -> Iterator[None]:
     """A disk of this machine is full; it stays mounted until its new state was seen."""
-    with small_disk(tmp_path / "disk", 64) as folder:
-        filler = fill(folder)
+    folder = tmp_path / "disk"
+    with small_disk(stack, folder, 64) as inside:
+        filler = fill(inside)
         try:
             yield
         finally:
@@ -260,16 +274,16 @@ def full_object_store(stack: Running, tmp_path: Path) -> Iterator[None]:
     with ExitStack() as exits:
         with stopped(stack, "minio"):
             shutil.copytree(data, kept)
-            exits.enter_context(small_disk(data, 256))
-            shutil.copytree(kept, data, dirs_exist_ok=True)
+            inside = exits.enter_context(small_disk(stack, data, 256))
+            shutil.copytree(kept, inside, dirs_exist_ok=True)
         try:
-            filler = fill(data / "lost+found")
+            filler = fill(inside / "lost+found")
             yield
         finally:
             filler.unlink()
             with stopped(stack, "minio"):
                 shutil.rmtree(kept)
-                shutil.copytree(data, kept, ignore=shutil.ignore_patterns("lost+found"))
+                shutil.copytree(inside, kept, ignore=shutil.ignore_patterns("lost+found"))
                 exits.close()
                 shutil.rmtree(data)
                 shutil.copytree(kept, data)

@@ -9,8 +9,8 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
-from sightglass import polling
-from sightglass.polling import NotYet
+from sightglass.clients import polling
+from sightglass.clients.polling import NotYet
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import kubernetes_validate
 
 from sightglass.kubernetes.charts import CHECKSUM
+from sightglass.kubernetes.workloads import IMAGE
 from tests.kubernetes.rendering import WORKLOADS, Object, containers, pod, workload
 
 SCHEMAS = ("1.33", "1.34", "1.35", "1.36")
@@ -109,7 +110,8 @@ def resources(objects: list[Object]) -> list[str]:
         found += [f"no request of {name}" for name in ("cpu", "memory") if name not in asked]
         if "memory" not in limits:
             found.append("no limit of memory")
-        elif not any(
+        # What runs from our own image is Python.
+        elif container["image"].partition(":")[0].removeprefix("docker.io/") != IMAGE and not any(
             variable["name"] == "GOMEMLIMIT"
             and ("value" not in variable or quantity(variable["value"]) < quantity(limits["memory"]))
             for variable in container.get("env", [])

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import pytest
 from rich.console import Console
 
-from sightglass import build, settings
+from sightglass.clients.kubectl import Kubectl, label
+from sightglass.facts import settings
+from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import deploy
-from sightglass.kubernetes import settings as kubernetes
-from sightglass.kubernetes.programs import Kubectl, label
-from sightglass.settings import REPOSITORY
+from sightglass.kubernetes import options as kubernetes
+from sightglass.local import build
 from tests.kubernetes import server_images
 from tests.kubernetes.rendering import STAND_INS
 
@@ -57,6 +58,7 @@ def run(arguments: tuple[str, ...], environment: dict[str, str], timeout: float)
         [sys.executable, "-m", "sightglass", *arguments],
         cwd=REPOSITORY,
         env=environment,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -96,7 +98,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     print(first.stdout)
     assert left_over(made.kubectl)
     yield made
-    gone = made.command("undeploy")
+    gone = made.command("undeploy", YES="1")
     print(gone.stdout)
     assert gone.returncode == 0, gone.stdout
     assert left_over(made.kubectl) == []

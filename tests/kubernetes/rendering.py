@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sightglass.kubernetes import charts, programs
+from sightglass.clients import kubectl
+from sightglass.facts.settings import REPOSITORY
+from sightglass.kubernetes import charts
 from sightglass.kubernetes.charts import Chart
-from sightglass.settings import REPOSITORY
 
 Object = dict[str, Any]
 CHECKSUM = "0123456789abcdef" * 4
@@ -34,7 +35,7 @@ def render(chart: Chart, folder: Path, work: Path, *more: str, **options: Any) -
         pytest.skip("helm is not installed")
     usable = charts.usable([chart], folder, work)
     arguments = charts.helm_arguments(chart, IMAGES, CHECKSUM, usable, **options)
-    text = programs.run(["helm", "template", *arguments, "--kube-version", KUBERNETES, *more])
+    text = kubectl.run(["helm", "template", *arguments, "--kube-version", KUBERNETES, *more])
     return [found for found in yaml.safe_load_all(text) if found]
 
 

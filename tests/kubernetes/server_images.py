@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sightglass.kubernetes import charts, image, programs
+from sightglass.clients import kubectl
+from sightglass.kubernetes import charts, image
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ STUBS: Mapping[str, Stub] = {
     "promtail": Stub("promtail", "/usr/bin/promtail", "0", "/usr/bin/promtail"),
     "collector": Stub("otelcol", "/otelcol-contrib", "10001", "/otelcol-contrib"),
 }
-"""By the image's name in images.yaml."""
+"""By the image's name in versions.yaml."""
 _ENTRYPOINT = '#!/bin/sh\nexec "$@"\n'
 
 
@@ -63,7 +64,7 @@ def _build(context: Path, program: Path, stub: Stub, base: str, reference: str) 
         lines.append(f"COPY entrypoint {stub.entry}")
     lines += [f'ENTRYPOINT ["{stub.entry}"]', f"WORKDIR {stub.folder}", f"USER {stub.user}"]
     (context / "Dockerfile").write_text("\n".join(lines) + "\n")
-    programs.run([image.engine(), "build", "--quiet", f"--tag={reference}", str(context)])
+    kubectl.run([image.engine(), "build", "--quiet", f"--tag={reference}", str(context)])
 
 
 def load(loader: list[str], archives: list[Path]) -> None:

@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import yaml
 
-from sightglass import components, environments, storage
-from sightglass import settings as names
-from sightglass.credentials import Credentials
-from sightglass.errors import UserError
+from sightglass.clients.kubectl import ProgramError
+from sightglass.facts import environments
+from sightglass.facts import settings as names
+from sightglass.facts.cluster import NAMESPACES, NODE, ClusterPlace
+from sightglass.facts.credentials import Credentials
+from sightglass.facts.errors import UserError
+from sightglass.facts.versions import Image
 from sightglass.kubernetes import charts, manifests, policies, secrets
-from sightglass.kubernetes.charts import Chart, Image
-from sightglass.kubernetes.place import NAMESPACES, NODE, OBSERVABILITY, ClusterPlace
-from sightglass.kubernetes.programs import ProgramError
+from sightglass.kubernetes.charts import Chart
+from sightglass.local import components
+from sightglass.runtime import storage
 from tests.kubernetes import checks
 from tests.kubernetes.rendering import (
     CHECKSUM,
@@ -103,7 +106,7 @@ def ours() -> dict[tuple[str, str, str], set[str]]:
     known = Credentials()
     made = secrets.contents(known, PLACE, storage.metrics_token(known.metrics))
     return {key: set(data) for key, data in configmaps.items()} | {
-        ("Secret", OBSERVABILITY, name): set(data) for name, data in made.items()
+        ("Secret", secrets.namespace(name), name): set(data) for name, data in made.items()
     }
 
 
@@ -459,9 +462,6 @@ def _image(**changes: Any) -> dict[str, Any]:
 
 def _chart(**changes: Any) -> dict[str, Any]:
     return {
-        "chart": "b",
-        "repository": "https://charts.example",
-        "version": "2.0.0",
         "namespace": "n",
         "images": {"b": {"repository": "image.repository", "tag": "image.tag"}},
         "annotations": ["podAnnotations"],
@@ -471,46 +471,51 @@ def _chart(**changes: Any) -> dict[str, Any]:
     }
 
 
-def _folder(folder: Path, images: object, entries: object) -> Path:
-    (folder / charts.IMAGES).write_text(yaml.safe_dump(images))
+PINNED = {"chart": "b", "repository": "https://charts.example", "version": "2.0.0"}
+
+
+def _loaded(folder: Path, images: object, entries: object, pinned: object = PINNED) -> tuple[list[Chart], Any]:
+    file = folder / "versions.yaml"
+    file.write_text(yaml.safe_dump({"servers": {}, "images": images, "charts": {"b": pinned}, "scale": {}}))
     (folder / charts.CHARTS).write_text(yaml.safe_dump(entries))
-    return folder
+    return charts.load(folder, file)
 
 
 @pytest.mark.parametrize(
     ("images", "entries", "said"),
     [
-        ({"b": _image(digest="sha256:12")}, {"b": _chart()}, r"images.yaml, b.digest: String should match"),
-        ({"b": _image(tag=1.0)}, {"b": _chart()}, r"images.yaml, b.tag: Input should be a valid string"),
-        ({"b": _image(name="grafana/loki")}, {"b": _chart()}, r"images.yaml, b.name: String should match"),
-        ({"b": {"name": "docker.io/a/b"}}, {"b": _chart()}, r"images.yaml, b.tag: Field required"),
+        ({"b": _image(digest="sha256:12")}, {"b": _chart()}, r"versions.yaml, images.b.digest: String should match"),
+        ({"b": _image(tag=1.0)}, {"b": _chart()}, r"versions.yaml, images.b.tag: Input should be a valid string"),
+        ({"b": _image(name="grafana/loki")}, {"b": _chart()}, r"versions.yaml, images.b.name: String should match"),
+        ({"b": {"name": "docker.io/a/b"}}, {"b": _chart()}, r"versions.yaml, images.b.tag: Field required"),
         ({"b": _image()}, {"b": _chart(vresion="1")}, r"charts.yaml, b.vresion: Unexpected keyword"),
         ({"b": _image()}, {"b": _chart(workload="loki")}, r"charts.yaml, b.workload: String should match"),
-        ({"c": _image()}, {"b": _chart()}, r"charts.yaml: b has the image 'b': add it to images.yaml"),
-        (["b"], {"b": _chart()}, r"images.yaml, the top: Input should be a valid dict"),
+        ({"c": _image()}, {"b": _chart()}, r"charts.yaml: b has the image 'b': add it to versions.yaml"),
+        ({"b": _image()}, {"c": _chart()}, r"charts.yaml: c has no chart: add it to versions.yaml"),
+        (["b"], {"b": _chart()}, r"versions.yaml, images: Input should be a valid dict"),
     ],
 )
 def test_a_mistake_in_the_files_is_one_sentence(tmp_path: Path, images: object, entries: object, said: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
-        charts.load(_folder(tmp_path, images, entries))
+        _loaded(tmp_path, images, entries)
     assert "\n" not in raised.value.message
 
 
 def test_files_without_a_mistake_load(tmp_path: Path) -> None:
-    (chart,), images = charts.load(_folder(tmp_path, {"b": _image()}, {"b": _chart()}))
+    (chart,), images = _loaded(tmp_path, {"b": _image()}, {"b": _chart()})
     assert (chart.release, images["b"]) == ("b", Image("docker.io/a/b", "1.0.0", None))
-    (tmp_path / charts.IMAGES).write_text("b: [")
-    with pytest.raises(UserError, match=r"images.yaml is not YAML"):
-        charts.load(tmp_path)
-    (tmp_path / charts.IMAGES).unlink()
-    with pytest.raises(UserError, match=r"images.yaml is missing: restore it"):
-        charts.load(tmp_path)
+    file = tmp_path / "versions.yaml"
+    file.write_text("b: [")
+    with pytest.raises(UserError, match=r"versions.yaml is not YAML"):
+        charts.load(tmp_path, file)
+    file.unlink()
+    with pytest.raises(UserError, match=r"versions.yaml is missing: restore it"):
+        charts.load(tmp_path, file)
 
 
 def test_helm_is_told_image_sum_and_place(tmp_path: Path) -> None:
     digest = f"sha256:{'0' * 64}"
-    folder = _folder(tmp_path, {"b": _image(digest=digest)}, {"b": _chart(storage_class="disk.class")})
-    (chart,), images = charts.load(folder)
+    (chart,), images = _loaded(tmp_path, {"b": _image(digest=digest)}, {"b": _chart(storage_class="disk.class")})
     arguments = charts.helm_arguments(chart, images, "sum", None, "mirror.example", True, "fast")
     assert arguments[:8] == [
         *("b", "b", "--repo", "https://charts.example", "--version", "2.0.0"),
@@ -524,7 +529,7 @@ def test_helm_is_told_image_sum_and_place(tmp_path: Path) -> None:
 
 
 def test_charts_come_from_a_folder(tmp_path: Path) -> None:
-    (chart,), images = charts.load(_folder(tmp_path, {"b": _image()}, {"b": _chart()}))
+    (chart,), images = _loaded(tmp_path, {"b": _image()}, {"b": _chart()})
     with pytest.raises(UserError, match=r"neither b/ nor b-2.0.0.tgz: get it with `helm pull b --repo https://"):
         charts.helm_arguments(chart, images, "sum", tmp_path)
     (tmp_path / "b" / "templates").mkdir(parents=True)
@@ -539,7 +544,7 @@ def test_charts_come_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_checkout_loses_subcharts_that_are_not_in_it(tmp_path: Path) -> None:
-    (chart,), _ = charts.load(_folder(tmp_path, {"b": _image()}, {"b": _chart()}))
+    (chart,), _ = _loaded(tmp_path, {"b": _image()}, {"b": _chart()})
     source = tmp_path / "source" / "b"
     source.mkdir(parents=True)
     about = {"apiVersion": "v2", "name": "b", "version": "2.0.0", "dependencies": [{"name": "c"}]}

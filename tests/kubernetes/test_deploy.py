@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from sightglass import http, polling
-from sightglass import settings as names
-from sightglass.backends import Loki
-from sightglass.errors import UserError
+from sightglass.clients import http, polling
+from sightglass.clients.backends import Loki
+from sightglass.clients.kubectl import ProgramError
+from sightglass.clients.polling import NotYet
+from sightglass.facts import settings as names
+from sightglass.facts.cluster import APPLICATION, NODE, OBSERVABILITY, ClusterPlace
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import deploy, manifests, rollout
-from sightglass.kubernetes import settings as kubernetes
-from sightglass.kubernetes.place import APPLICATION, NODE, OBSERVABILITY, ClusterPlace
-from sightglass.kubernetes.programs import ProgramError
+from sightglass.kubernetes import options as kubernetes
 from sightglass.kubernetes.releases import installed
 from sightglass.kubernetes.secrets import KEPT
-from sightglass.polling import NotYet
-from sightglass.settings import REPOSITORY
-from sightglass.verify.run import checks_of
-from sightglass.verify.signals import SECOND
+from sightglass.verify.run import checks_of, of_services
+from sightglass.verify.signal_checks import SECOND
 from tests.kubernetes.conftest import Cluster
 
 WAIT = 60.0
@@ -46,7 +46,8 @@ def test_verify_has_the_rows_of_one_machine_and_says_what_was_left_out(cluster: 
     without = set(cluster.environment["WITHOUT"].split(","))
     assert {row["name"] for row in report["rows"] if row["ok"] is None} == without
     with reached() as where:
-        expected = [check.name for check in checks_of(where) if not without & set(check.needs)]
+        kept = [check for check in checks_of(where) if not without & set(check.needs)]
+        expected = [check.name for check, _ in of_services(kept, where)]
     assert [row["name"] for row in report["rows"] if row["ok"]] == expected
     assert {"traces: pod and node", "logs: pod and node", "kubelet metrics", "events"} <= set(expected)
 
@@ -82,7 +83,7 @@ def replaced(cluster: Cluster, **changes: str) -> set[str]:
         "prometheus",
         "promtail",
         "tempo",
-        names.SERVICE,
+        *(service.name for service in names.SERVICES),
         names.CANARY,
     )
     return {next(one for one in known if name.split("/")[1].startswith(one)) for name in gone}
@@ -249,7 +250,7 @@ for pair in zip(sys.argv[1:], found):
 
 def test_policies_refuse_what_is_no_arrow(cluster: Cluster) -> None:
     place = ClusterPlace()
-    allowed, refused = place.address("service"), place.address("minio")
+    allowed, refused = place.address(names.SERVICES[0].port_name), place.address("minio")
     name = printing(cluster, CONNECTING, allowed, refused)
     said = dict(line.split() for line in cluster.kubectl("logs", name, f"-n{APPLICATION}").splitlines())
     cluster.kubectl("delete", "pod", name, f"-n{APPLICATION}", "--wait=false")

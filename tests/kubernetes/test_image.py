@@ -20,11 +20,12 @@ import pytest
 import requests
 from rich.console import Console
 
-from sightglass import polling
-from sightglass.errors import UserError
-from sightglass.kubernetes import image, programs
-from sightglass.kubernetes import settings as environment
-from sightglass.polling import NotYet
+from sightglass.clients import kubectl, polling
+from sightglass.clients.polling import NotYet
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import SERVICES
+from sightglass.kubernetes import image
+from sightglass.kubernetes import options as environment
 from text_classifier.settings import CLASSES, TRAIN_COMMAND
 
 USER = 10001
@@ -63,7 +64,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 def engine(*arguments: str, timeout: float = 120) -> str:
     """Run the engine; returns what it prints."""
-    return programs.run([image.engine(), *arguments], timeout=timeout).strip()
+    return kubectl.run([image.engine(), *arguments], timeout=timeout).strip()
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,14 @@ def started(*arguments: str) -> Iterator[Container]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BENTOML_HOME with a trained model."""
-    home = tmp_path_factory.mktemp("bentoml")
-    command = [sys.executable, "-m", "text_classifier.training", "--corpus=small"]
-    variables = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
-    subprocess.run(command, env=variables, check=True, capture_output=True, timeout=300)
+    """A store with a trained model of each service."""
+    home = tmp_path_factory.mktemp("models")
+    # Nothing of others, and no network: the toy data are enough.
+    away = {"https_proxy": "http://127.0.0.1:9", "SCIKIT_LEARN_DATA": str(home / "none")}
+    variables = {**os.environ, **away, "SIGHTGLASS_MODELS_DIR": str(home)}
+    for one in SERVICES:
+        command = [sys.executable, "-m", str(one.training)]
+        subprocess.run(command, env=variables, check=True, capture_output=True, timeout=300)
     return home
 
 
@@ -168,6 +172,7 @@ def collector(built: str, network: str) -> Iterator[Container]:
         yield container
 
 
+SERVE = ("python", *SERVICES[0].arguments("0.0.0.0", SERVICES[0].port))
 Start = Callable[..., AbstractContextManager[Container]]
 
 
@@ -180,7 +185,9 @@ def serve(built: str, network: str, collector: Container) -> Start:
     @contextmanager
     def start(*rights: str) -> Iterator[Container]:
         options = [f"--env={variable}" for variable in variables]
-        with started(f"--network={network}", "--publish=127.0.0.1::8000", *options, *rights, built) as container:
+        with started(
+            f"--network={network}", "--publish=127.0.0.1::8000", *options, *rights, built, *SERVE
+        ) as container:
             container.wait()
             yield container
 
@@ -280,7 +287,7 @@ def test_it_ends_in_time_and_sends_what_it_still_has(
 
 
 def test_without_a_model_it_ends_and_says_what_to_run(built: str) -> None:
-    with started(*RESTRICTED, "--env=BENTOML_HOME=/tmp/empty", built) as container:
+    with started(*RESTRICTED, "--env=SIGHTGLASS_MODELS_DIR=/tmp/empty", built, *SERVE) as container:
         assert container.status() == 1
         (line,) = [json.loads(text) for text in container.logs()]
     assert line["severity"] == "FATAL"
@@ -288,7 +295,8 @@ def test_without_a_model_it_ends_and_says_what_to_run(built: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "missing"), [("sightglass.canary", "CANARY_INTERVAL_SECONDS"), ("sightglass.storage", "S3_ENDPOINT")]
+    ("module", "missing"),
+    [("sightglass.runtime.canary", "CANARY_INTERVAL_SECONDS"), ("sightglass.runtime.storage", "S3_ENDPOINT")],
 )
 def test_the_other_programs_run_from_the_same_image(built: str, module: str, missing: str) -> None:
     with started(*RESTRICTED, built, "python", "-m", module) as container:

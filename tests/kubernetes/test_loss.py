@@ -16,17 +16,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sightglass import polling
-from sightglass import settings as names
-from sightglass.backends import Loki, Prometheus, Tempo
+from sightglass.clients import polling
+from sightglass.clients.backends import Loki, Prometheus, Tempo
+from sightglass.clients.polling import NotYet
+from sightglass.facts import settings as names
+from sightglass.facts.cluster import APPLICATION, NODE, OBSERVABILITY, namespace
+from sightglass.facts.target import Target
 from sightglass.kubernetes import deploy, rollout
-from sightglass.kubernetes import settings as kubernetes
-from sightglass.kubernetes.place import APPLICATION, NODE, OBSERVABILITY, namespace
-from sightglass.polling import NotYet
-from sightglass.target import Target
-from sightglass.verify.predictions import TEXTS, Prediction, predict
-from sightglass.verify.signals import HTTP_COUNT, REQUEST_SPANS, SECOND
+from sightglass.kubernetes import options as kubernetes
+from sightglass.verify.predictions import Prediction, bodies, predict
+from sightglass.verify.signal_checks import HTTP_COUNT, SECOND, request_spans
 from tests.kubernetes.conftest import Cluster
+from text_classifier.declaration import CONTRACT
 
 pytestmark = pytest.mark.timeout(1200)
 PODS = ("promtail", "collector", "loki", "tempo", "minio", "prometheus", "alertmanager", names.SERVICE)
@@ -46,12 +47,13 @@ class Load:
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
+        self.bodies = bodies(self.target.endpoint())
         self._threads = [threading.Thread(target=self._user, args=(number,), daemon=True) for number in range(USERS)]
 
     def _user(self, number: int) -> None:
         while not self._over.wait(PAUSE):
             try:
-                self.answered.append(predict(self.target.service_url, TEXTS[number % len(TEXTS)], timeout=5))
+                self.answered.append(predict(self.target.endpoint(), self.bodies[number % len(self.bodies)], timeout=5))
             except NotYet:
                 self.refused += 1
 
@@ -97,7 +99,7 @@ def wrong_traces(tempo: Tempo, made: list[Prediction], known: set[str]) -> dict[
             spans = [s for s in tempo.trace(prediction.trace_id) if s.resource.get("service.name") == names.SERVICE]
         except NotYet:
             spans = []
-        if len(spans) == len({span.span_id for span in spans}) == len(REQUEST_SPANS):
+        if len(spans) == len({span.span_id for span in spans}) == len(request_spans(CONTRACT)):
             known.add(prediction.trace_id)
         else:
             wrong[prediction.trace_id] = len(spans)
@@ -144,7 +146,7 @@ def test_replacing_everything_at_once_loses_no_data(cluster: Cluster) -> None:
     """What an upgrade of every release does at the most."""
     query = f'sum(max_over_time({HTTP_COUNT}{{service_name="{names.SERVICE}"}}[1h]))'
     with deploy.reached(kubernetes.load()) as where:
-        made = [predict(where.service_url, text) for text in TEXTS]
+        made = [predict(where.endpoint(), body) for body in bodies(where.endpoint())]
         expect_all(where, made)
         counted = Prometheus(where.prometheus_url).total(query)
     for space in (APPLICATION, OBSERVABILITY, NODE):
@@ -157,9 +159,9 @@ def test_replacing_everything_at_once_loses_no_data(cluster: Cluster) -> None:
 
 def test_a_lost_and_a_doubled_line_are_seen(cluster: Cluster) -> None:
     with deploy.reached(kubernetes.load()) as where:
-        made = [predict(where.service_url) for _ in range(3)]
+        made = [predict(where.endpoint()) for _ in range(3)]
         expect_all(where, made)
-        lost = Prediction("f" * 32, "f" * 16, made[0].sent, made[0].answered, {}, {})
+        lost = Prediction("f" * 32, "f" * 16, made[0].sent, made[0].answered, "none", {}, {})
         assert wrong_lines(Loki(where.loki_url), [*made, lost]) == {lost.trace_id: 0}
         assert wrong_traces(Tempo(where.tempo_url), [*made, lost], set()) == {lost.trace_id: 0}
 
@@ -169,7 +171,7 @@ def test_restart_of_the_whole_node_brings_everything_back(cluster: Cluster) -> N
     if not restart:
         pytest.skip("NODE_RESTART names no command that restarts the cluster's node")
     with deploy.reached(kubernetes.load()) as where:
-        made = [predict(where.service_url, text) for text in TEXTS]
+        made = [predict(where.endpoint(), body) for body in bodies(where.endpoint())]
         expect_all(where, made)
     volumes = {found["metadata"]["uid"] for found in cluster.kubectl.get("persistentvolumeclaims", "-A")}
     began = time.monotonic()

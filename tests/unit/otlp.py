@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
-from opentelemetry.proto.metrics.v1.metrics_pb2 import HistogramDataPoint, Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint, HistogramDataPoint, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from sightglass import polling
-from sightglass.polling import NotYet
+from sightglass.clients import polling
+from sightglass.clients.polling import NotYet
 
 T = TypeVar("T")
 
@@ -35,8 +36,9 @@ def until(probe: Callable[[], T | None], what: str, seconds: float = 20.0) -> T:
 
 
 def plain(message: Any) -> dict[str, str]:
-    """Attributes of a message as text."""
-    return {item.key: str(getattr(item.value, item.value.WhichOneof("value"))) for item in message.attributes}
+    """Attributes of a message as text, those without a value as an empty one."""
+    kinds = [(item, item.value.WhichOneof("value")) for item in message.attributes]
+    return {item.key: str(getattr(item.value, kind)) if kind else "" for item, kind in kinds}
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,24 @@ class Logged:
         return plain(self.record)
 
 
+Points = HistogramDataPoint | ExponentialHistogramDataPoint
+
+
+def histogram_points(metric: Metric) -> list[Points]:
+    """Points of a histogram, with buckets of its own or exponential ones."""
+    return [*metric.histogram.data_points, *metric.exponential_histogram.data_points]
+
+
 @dataclass
 class Receiver:
     """A small OTLP/HTTP server that keeps what it decodes; a path may stand before ``/v1/...``."""
 
     spans: list[Span] = field(default_factory=list)
     metrics: dict[str, Metric] = field(default_factory=dict)
+    exemplars: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Trace ids of all exemplars so far, by the metric's name."""
+    counted: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    """Sums with a label `reason`: the last value by the metric's name, the service and the reason."""
     logs: list[Logged] = field(default_factory=list)
     resources: list[dict[str, str]] = field(default_factory=list)
     raw: bytearray = field(default_factory=bytearray)
@@ -109,6 +123,13 @@ class Receiver:
                 self.resources.append(plain(resource_metrics.resource))
                 for scope_metrics in resource_metrics.scope_metrics:
                     self.metrics |= {metric.name: metric for metric in scope_metrics.metrics}
+                    for metric in scope_metrics.metrics:
+                        for count in metric.sum.data_points:
+                            if reason := plain(count).get("reason"):
+                                key = metric.name, self.resources[-1].get("service.name", ""), reason
+                                self.counted[key] = float(count.as_int or count.as_double)
+                        for point in histogram_points(metric):
+                            self.exemplars[metric.name] |= {exemplar.trace_id.hex() for exemplar in point.exemplars}
         elif path.endswith("/v1/logs"):
             for resource_logs in ExportLogsServiceRequest.FromString(body).resource_logs:
                 resource = plain(resource_logs.resource)
@@ -121,6 +142,11 @@ class Receiver:
     def span(self, trace_id: str, name: str) -> Span:
         return until(lambda: self.trace(trace_id).get(name), f"span {name} of trace {trace_id}")
 
+    def span_of(self, span_id: str) -> Span:
+        return until(
+            lambda: next((span for span in list(self.spans) if span.span_id.hex() == span_id), None), f"span {span_id}"
+        )
+
     def value(self, name: str, /, **labels: str) -> float:
         """The value of the counter or gauge with these labels, 0 if there is none."""
         metric = self.metrics.get(name)
@@ -132,7 +158,7 @@ class Receiver:
                 return float(point.as_int or point.as_double)
         return 0.0
 
-    def points(self, name: str, /, **labels: str) -> list[HistogramDataPoint]:
+    def points(self, name: str, /, **labels: str) -> list[Points]:
         metric = self.metrics.get(name)
-        found = metric.histogram.data_points if metric else []
+        found = histogram_points(metric) if metric else []
         return [point for point in found if labels.items() <= plain(point).items()]

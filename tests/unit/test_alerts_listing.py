@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sightglass import credentials, settings, up
 from sightglass.alerting import listing
-from sightglass.settings import REPOSITORY
+from sightglass.facts import credentials, settings
+from sightglass.facts.settings import REPOSITORY
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LABELS = {"alertname": "ServerDown", "severity": "page", "service_name": "loki", "service_namespace": "sightglass"}
@@ -149,7 +149,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             Thread(target=servers[-1].serve_forever, daemon=True).start()
             environment[f"SIGHTGLASS_{name.upper()}_PORT"] = str(servers[-1].server_port)
         monkeypatch.setenv("SIGHTGLASS_STATE_DIR", str(tmp_path))
-        credentials.load_or_create(up.credentials_file(settings.load()))
+        credentials.load_or_create(credentials.file_in(settings.load().state_dir))
         return subprocess.run(
             [sys.executable, "-m", "sightglass", "alerts", *arguments],
             cwd=REPOSITORY,

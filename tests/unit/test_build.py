@@ -1,5 +1,6 @@
 """The servers' lock files, and the builder on a tiny server that compiles in a second."""
 
+import json
 import os
 import re
 import shutil
@@ -10,20 +11,25 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
 import yaml
 from rich.console import Console
 
-from sightglass.build import ensure_binaries, lock, server_versions
-from sightglass.errors import UserError
-from sightglass.polling import NotYet, until
-from sightglass.servers import SERVERS, SERVERS_DIR, Pin, Server, host, minio_release, prometheus_release
+from sightglass.clients.polling import NotYet, until
+from sightglass.facts.errors import UserError
+from sightglass.local import build as builder
+from sightglass.local import fetch
+from sightglass.local.build import built_binaries, ensure_binaries, lock, server_versions
+from sightglass.local.fetch import Archive
+from sightglass.local.servers import SERVERS, SERVERS_DIR, Pin, Server, host
+from tests.unit.upstream import Upstream, serve
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")
 COLLECTOR = next(server for server in SERVERS if server.name == "collector")
@@ -110,7 +116,7 @@ def fake_go(folder: Path, script: str) -> None:
 
 def in_cache(cache: Path) -> list[str]:
     """What a person sees in the cache, without locks and logs."""
-    return sorted(path.name for path in (cache / "servers").iterdir() if path.suffix not in (".lock", ".log"))
+    return sorted(path.name for path in (cache / "servers").iterdir() if path.suffix not in (".lock", ".log", ".json"))
 
 
 @needs_go
@@ -122,6 +128,16 @@ class TestBuilding:
         assert paths["tinyd"].is_relative_to(cache)
         assert run(paths["tinyd"]) == "tiny 1.2.3"
         assert "building server 1 of 1: tiny 1.2.3" in output.getvalue()
+
+    def test_what_is_there_is_found_without_building(
+        self, build: Build, tiny: Server, cache: Path, tmp_path: Path
+    ) -> None:
+        assert built_binaries(bin_dir=None, cache_dir=cache, servers=[tiny]) == {}
+        paths = build()
+        assert built_binaries(bin_dir=None, cache_dir=cache, servers=[tiny]) == paths
+        ready = tmp_path / "tinyd"
+        ready.touch(0o755)
+        assert built_binaries(bin_dir=tmp_path, cache_dir=cache, servers=[tiny]) == {"tinyd": ready}
 
     def test_a_second_call_starts_no_go_and_is_quick(
         self, build: Build, output: StringIO, monkeypatch: pytest.MonkeyPatch
@@ -239,7 +255,7 @@ class TestBuilding:
         fake_go(tmp_path / "slow", 'case "$1" in env) exec "$REAL_GO" "$@";; esac; touch "$STARTED"; exec sleep 60')
         script = (
             "import signal, sys; from pathlib import Path; from rich.console import Console\n"
-            "from sightglass.build import ensure_binaries; from sightglass.servers import Server\n"
+            "from sightglass.local.build import ensure_binaries; from sightglass.local.servers import Server\n"
             # A shell's background job would ignore it.
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "tiny = Server('tiny', Path(sys.argv[1]), 'example.test/words', {'tinyd': '.'})\n"
@@ -263,6 +279,127 @@ class TestBuilding:
             assert process.wait(timeout=60) != 0
         assert in_cache(cache) == []
         assert run(build()["tinyd"]) == "tiny 1.2.3"
+
+
+class TestWhereItComesFrom:
+    """Upstream's archive first, then a build; what is in the cache before both."""
+
+    @pytest.fixture
+    def upstream(self) -> Iterator[Upstream]:
+        with serve(Upstream()) as running:
+            yield running
+
+    @pytest.fixture(autouse=True)
+    def archives(self, upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> dict[str, Archive]:
+        """Upstream has one archive of the tiny server."""
+        known = {"tiny": upstream.archive("tiny", "tiny.zip", {"tinyd": b"#!/bin/sh\nprintf fetched\n"})}
+        monkeypatch.setattr(builder, "archive", lambda name, _system, _machine: known.get(name))
+        versions_of = SimpleNamespace(servers={name: SimpleNamespace(version="9.9.9") for name in ("tiny", "other")})
+        monkeypatch.setattr("sightglass.facts.versions.load", lambda: versions_of)
+        monkeypatch.setattr(fetch, "FIRST_WAIT_SECONDS", 0.01)
+        return known
+
+    @pytest.fixture
+    def other(self, tiny: Server) -> Server:
+        """A second server, of which upstream has no archive."""
+        return replace(tiny, name="other", programs={"otherd": "."})
+
+    @pytest.mark.usefixtures("no_go")
+    def test_an_archive_needs_no_go(self, build: Build, cache: Path, output: StringIO) -> None:
+        assert run(build()["tinyd"]) == "fetched"
+        assert not (cache / "servers").exists()
+        assert re.search(r"fetched \d+ bytes in \d+ s, from upstream", output.getvalue())
+
+    @needs_go
+    def test_what_was_built_is_taken_without_asking(self, build: Build, upstream: Upstream) -> None:
+        built = build(origin="build")
+        assert run(built["tinyd"]) == "tiny 1.2.3"
+        assert build() == built
+        assert upstream.seen == []
+        assert run(build(origin="release")["tinyd"]) == "fetched"
+        # From here on both are there, and the archive comes first.
+        assert run(build()["tinyd"]) == "fetched"
+        assert build(origin="build") == built
+
+    @needs_go
+    def test_one_that_upstream_lacks_is_built_and_the_others_fetched(
+        self, build: Build, tiny: Server, other: Server, output: StringIO
+    ) -> None:
+        paths = build(servers=[tiny, other])
+        assert (run(paths["tinyd"]), run(paths["otherd"])) == ("fetched", "tiny 1.2.3")
+        assert re.search(
+            r"to be built, with Go: other 1\.2\.3 \(there is no archive for \w+ on \w+\)", output.getvalue()
+        )
+        said = output.getvalue()
+        assert said.index("to be built") < said.index("fetching tiny")
+
+    @needs_go
+    def test_a_404_is_said_and_that_one_is_built(self, build: Build, upstream: Upstream, output: StringIO) -> None:
+        upstream.files.clear()
+        assert run(build()["tinyd"]) == "tiny 1.2.3"
+        line = "to be built, with Go: tiny 1.2.3 (localhost does not have tiny.zip (status 404))"
+        assert line in output.getvalue().splitlines()
+
+    @needs_go
+    def test_another_content_is_said_and_that_one_is_built(
+        self, build: Build, upstream: Upstream, output: StringIO
+    ) -> None:
+        upstream.files["/tiny.zip"] = b"evil"
+        assert run(build()["tinyd"]) == "tiny 1.2.3"
+        assert "to be built, with Go: tiny 1.2.3 (tiny.zip hashes to" in output.getvalue()
+
+    @needs_go
+    def test_no_network_is_one_line_and_then_all_is_built(
+        self, build: Build, tiny: Server, archives: dict[str, Archive], output: StringIO
+    ) -> None:
+        second = replace(tiny, name="second", programs={"secondd": "."})
+        archives |= {
+            name: replace(archives["tiny"], name=name, url="http://127.0.0.1:1/x.zip") for name in ("tiny", "second")
+        }
+        paths = build(servers=[tiny, second])
+        assert {run(path) for path in paths.values()} == {"tiny 1.2.3"}
+        lines = [line for line in output.getvalue().splitlines() if "cannot be reached" in line]
+        assert len(lines) == 1
+        assert lines[0].startswith("to be built, with Go: tiny 1.2.3, second 1.2.3 (127.0.0.1 cannot be reached (")
+
+    @pytest.mark.usefixtures("no_go")
+    def test_without_go_it_says_so_before_it_fetches(
+        self, build: Build, tiny: Server, other: Server, upstream: Upstream
+    ) -> None:
+        with pytest.raises(UserError, match="there is no go on the PATH"):
+            build(servers=[tiny, other])
+        assert upstream.gets("tiny.zip") == []
+
+    def test_only_archives_builds_nothing(self, build: Build, upstream: Upstream, cache: Path) -> None:
+        upstream.files.clear()
+        with pytest.raises(UserError, match=r"tiny cannot be fetched, and nothing is to be built: .*status 404"):
+            build(origin="release")
+        assert not (cache / "servers").exists()
+
+    @pytest.mark.usefixtures("no_go")
+    def test_a_mirror_is_asked(self, build: Build, upstream: Upstream, archives: dict[str, Archive]) -> None:
+        archives["tiny"] = replace(archives["tiny"], url="https://github.example/tiny.zip")
+        assert run(build(mirror=upstream.url)["tinyd"]) == "fetched"
+
+    @pytest.mark.usefixtures("no_go")
+    def test_the_versions_of_what_was_taken(
+        self, tiny: Server, other: Server, cache: Path, tmp_path: Path, archives: dict[str, Archive]
+    ) -> None:
+        archives["other"] = replace(archives["tiny"], name="other-1", members={"otherd": "tinyd"})
+        ready = tmp_path / "bin"
+        ready.mkdir()
+        (ready / "otherd").write_text("#!/bin/sh\n")
+        (ready / "otherd").chmod(0o755)
+        found = builder.supply(bin_dir=ready, cache_dir=cache, console=Console(file=StringIO()), servers=[tiny, other])
+        assert found.versions == {"tiny": "9.9.9", "other": builder.GIVEN}
+        assert list(found.builds) == []
+
+    @needs_go
+    def test_how_long_it_took_is_kept_for_the_next_time(self, build: Build, cache: Path) -> None:
+        build(origin="build")
+        kept = json.loads((cache / "servers" / builder.DURATIONS).read_text())
+        assert kept.keys() == {"tiny"}
+        assert kept["tiny"] > 0
 
 
 @needs_go
@@ -388,10 +525,9 @@ class TestVersions:
     def test_each_server_has_one(self) -> None:
         versions = server_versions()
         assert versions.keys() == {server.name for server in SERVERS}
-        for name in versions.keys() - {"minio", "mc"}:
+        for name in versions.keys() - {"minio"}:
             assert re.fullmatch(r"\d+\.\d+\.\d+(-rc\.\d+)?", versions[name]), name
-        for name in ("minio", "mc"):
-            assert re.fullmatch(r"RELEASE\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", versions[name]), name
+        assert re.fullmatch(r"RELEASE\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", versions["minio"])
 
     def test_they_come_from_the_lock_file(self, tiny: Server) -> None:
         go_mod = tiny.folder / "go.mod"
@@ -401,12 +537,9 @@ class TestVersions:
         with pytest.raises(ValueError, match=r"go\.mod does not require example\.test/words"):
             server_versions([tiny])
 
-    def test_how_prometheus_and_minio_name_releases(self) -> None:
-        assert prometheus_release(Pin("v0.314.0")) == "3.14.0"
-        assert prometheus_release(Pin("v0.300.1")) == "3.0.1"
+    def test_a_commit_is_told_by_its_time(self) -> None:
         pin = Pin("v0.0.0-20250102030405-0123456789ab")
-        assert minio_release(pin) == "RELEASE.2025-01-02T03-04-05Z"
-        assert pin.revision == "0123456789ab"
+        assert (pin.revision, f"{pin.committed:%Y-%m-%dT%H:%M:%SZ}") == ("0123456789ab", "2025-01-02T03:04:05Z")
 
 
 # The lock files
@@ -499,8 +632,8 @@ class TestCollectorLock:
         assert manifest_components(self.manifest) == locked_components(self.go_mod)
 
     def test_a_component_that_was_not_locked_is_noticed(self) -> None:
-        line = next(line for line in self.manifest.splitlines() if "redactionprocessor" in line)
-        for changed in ("", line.replace("v0.158.0", "v0.157.0"), f"{line}\n{line.replace('redaction', 'filter')}"):
+        line = next(line for line in self.manifest.splitlines() if "intervalprocessor" in line)
+        for changed in ("", re.sub(r"v0\.\d+", "v0.1", line), f"{line}\n{line.replace('interval', 'span')}"):
             assert manifest_components(self.manifest.replace(line, changed)) != locked_components(self.go_mod)
 
     @needs_go

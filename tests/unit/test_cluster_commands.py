@@ -1,32 +1,37 @@
 """What goes wrong with a cluster is one sentence that says what to do: wrong settings, missing programs, stuck pods."""
 
+import base64
 import json
 import shutil
 import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from sightglass import polling
-from sightglass import settings as local
-from sightglass.errors import UserError
-from sightglass.kubernetes import cluster, deploy, releases, rollout
-from sightglass.kubernetes import settings as kubernetes
+from ml_telemetry import hashing
+from sightglass.clients import polling
+from sightglass.clients.kubectl import Kubectl, ProgramError
+from sightglass.clients.polling import NotYet
+from sightglass.facts import credentials
+from sightglass.facts import settings as local
+from sightglass.facts.cluster import OBSERVABILITY
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.target import Endpoint, Target
+from sightglass.kubernetes import cluster, deploy, releases, removal, rollout, secrets, workloads
+from sightglass.kubernetes import options as kubernetes
 from sightglass.kubernetes.charts import load
 from sightglass.kubernetes.forward import Forwards
-from sightglass.kubernetes.place import OBSERVABILITY
-from sightglass.kubernetes.programs import Kubectl, ProgramError
 from sightglass.kubernetes.releases import Installed
-from sightglass.polling import NotYet
-from sightglass.settings import REPOSITORY
-from sightglass.target import Target
+from sightglass.terminal import screen
 from sightglass.verify import run
-from sightglass.verify.signals import Check
+from sightglass.verify.signal_checks import Check, Evidence
 from tests.unit.ports import free_port
 
 VARIABLES = [name.upper() for name in kubernetes.KubernetesSettings.model_fields]
@@ -49,7 +54,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("IMAGE_DIGESTS", "maybe", "IMAGE_DIGESTS does not fit"),
         ("IMAGE_LOADER", "minikube 'image load", "IMAGE_LOADER does not fit: .*No closing quotation"),
         ("WITHOUT", "minio", "WITHOUT names minio, in which Loki and Tempo keep their data"),
-        ("WITHOUT", "grafana, grafna", "WITHOUT names grafna, which is no release: take some of minio"),
+        ("WITHOUT", "grafana, grafna", "WITHOUT names grafna, which is no release and no service: take some of minio"),
     ],
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
@@ -132,17 +137,25 @@ def test_kind_cluster_is_made_once_and_only_where_none_is_named(
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake(tmp_path, "kind", "[ $1 = get ] && echo other; true")
+    fake(tmp_path, "kubectl", "true")
     assert cluster.ensure(kubernetes.load()) == "made kind cluster sightglass"
     made = f"kind create cluster --name=sightglass --config={cluster.KIND_CONFIG} --wait=120s"
-    assert calls(tmp_path) == ["kind get clusters", made]
+    mark = f"configmap {cluster.MADE} --namespace=kube-public"
+    assert calls(tmp_path) == ["kind get clusters", made, f"kubectl --context=kind-sightglass create {mark}"]
+    assert cluster.is_gone(kubernetes.load())
     fake(tmp_path, "kind", "[ $1 = get ] && echo sightglass; true")
     assert cluster.ensure(kubernetes.load()) == "using kind cluster sightglass"
     assert calls(tmp_path).count(made) == 1
     monkeypatch.setenv("KUBE_CONTEXT", "kind-other")
     assert cluster.ensure(kubernetes.load()) == "using the cluster of context kind-other"
-    assert not cluster.remove(kubernetes.load())
+    assert not cluster.is_gone(kubernetes.load())
+    assert not cluster.is_made(kubernetes.load())
     monkeypatch.delenv("KUBE_CONTEXT")
-    assert cluster.remove(kubernetes.load())
+    assert not cluster.is_gone(kubernetes.load())
+    assert not cluster.is_made(kubernetes.load())
+    fake(tmp_path, "kubectl", """echo '{"kind": "ConfigMap", "metadata": {}}'""")
+    assert cluster.is_made(kubernetes.load())
+    cluster.remove(kubernetes.load())
     assert calls(tmp_path)[-1] == "kind delete cluster --name=sightglass"
     fake(tmp_path, "kind", "[ $1 = get ] || { echo 'no such host' >&2; exit 1; }")
     with pytest.raises(UserError, match=r"kind cannot make a cluster \(no such host\): mend that, or name a cluster"):
@@ -249,12 +262,12 @@ def test_storage_is_set_up_anew_where_it_has_to_be(found: dict[str, Any], fresh:
 
 
 def test_volumes_that_their_class_keeps_are_not_waited_for() -> None:
-    claim = {"claimRef": {"namespace": OBSERVABILITY}}
-    volume = {"kind": "PersistentVolume", "metadata": {"name": "pv-1"}}
-    deploy._nothing_left(Known(persistentvolumes=[{**volume, "spec": {**claim, **RETAIN}}]))
-    with pytest.raises(NotYet, match="persistentvolume/pv-1"):
-        deploy._nothing_left(Known(persistentvolumes=[{**volume, "spec": claim}]))
-    deploy._nothing_left(Known(persistentvolumes=[{**volume, "spec": {}}]))
+    ours: Any = {"metadata": {"name": "pv-1"}, "spec": {"claimRef": {"namespace": OBSERVABILITY, "name": "one"}}}
+    others: Any = {"metadata": {"name": "pv-2"}, "spec": {"claimRef": {"namespace": OBSERVABILITY, "name": "two"}}}
+    known = Known(persistentvolumes=[ours, others, {"metadata": {"name": "pv-3"}, "spec": {}}])
+    assert removal.volumes(known, [(OBSERVABILITY, "one")]) == [ours]
+    assert not removal.is_kept(ours)
+    assert removal.is_kept({**ours, "spec": {**ours["spec"], **RETAIN}})
 
 
 RETAIN = {"persistentVolumeReclaimPolicy": "Retain"}
@@ -360,7 +373,7 @@ def pod(**status: Any) -> dict[str, Any]:
 
 def waiting(reason: str, message: str = "", restarts: int = 0, ended: dict[str, Any] | None = None) -> dict[str, Any]:
     container = {
-        "image": "docker.io/grafana/loki:3.7.6",
+        "image": "docker.io/grafana/loki:1.2.3",
         "ready": False,
         "restartCount": restarts,
         "state": {"waiting": {"reason": reason, "message": message}},
@@ -376,7 +389,7 @@ def unscheduled(message: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("found", "sentence", "final"),
     [
-        (waiting("ImagePullBackOff"), "The image of loki-0, docker.io/grafana/loki:3.7.6, cannot be pulled", True),
+        (waiting("ImagePullBackOff"), "The image of loki-0, docker.io/grafana/loki:1.2.3, cannot be pulled", True),
         (
             waiting("CreateContainerConfigError", 'secret "loki-s3" not found'),
             'loki-0 cannot start (secret "loki-s3" not found): `make deploy` makes',
@@ -459,8 +472,9 @@ def test_verify_says_what_was_left_out_instead_of_passing(monkeypatch: pytest.Mo
         Check("signal", "one", "loki", ("loki",), lambda _evidence: "found"),
         Check("via grafana", "two", "loki", ("loki", "grafana"), lambda _evidence: "found"),
     ]
-    monkeypatch.setattr(run, "predict", lambda *_arguments: None)
+    monkeypatch.setattr(Evidence, "predict", lambda *_arguments: None)
     fields: dict[str, Any] = {name: "" for name in Target.__dataclass_fields__ if name != "without"}
+    fields["services"] = (Endpoint(local.SERVICES[0], "http://nowhere"),)
     whole = run.verify(Target(**fields), checks=made)
     assert [(row.name, row.ok) for row in whole.rows] == [("one", True), ("two", True)]
     report = run.verify(Target(**fields, without=frozenset({"grafana"})), checks=made)
@@ -481,7 +495,7 @@ def test_plan_gives_each_image_its_pin(monkeypatch: pytest.MonkeyPatch) -> None:
     planned = deploy.plan(kubernetes.load(), local.load())
     name = "docker.io/otel/opentelemetry-collector-contrib"
     assert planned.image_of(name, "ours:1").startswith(f"{name}:{planned.images['collector'].tag}@sha256:")
-    assert planned.image_of(deploy.SERVICE_IMAGE, "ours:1") == "ours:1"
+    assert planned.image_of(workloads.IMAGE, "ours:1") == "ours:1"
     monkeypatch.setenv("IMAGE_REGISTRY", "mirror.example.org/all")
     monkeypatch.setenv("IMAGE_DIGESTS", "off")
     mirrored = deploy.plan(kubernetes.load(), local.load())
@@ -497,3 +511,48 @@ def test_dry_run_of_a_plan_names_how_the_image_gets_to_the_nodes(monkeypatch: py
     assert deploy._way(kubernetes.load()) == "given to the nodes by `minikube image load ARCHIVE`"
     monkeypatch.setenv("IMAGE_REGISTRY", "registry.example.org")
     assert deploy._way(kubernetes.load()) == "pushed to registry.example.org"
+
+
+# Keys of hashes
+
+
+class Applied(Known):
+    """Notes what is applied, in which order."""
+
+    def apply(self, objects: Sequence[dict[str, Any]]) -> list[str]:
+        self.asked.append([found["metadata"]["name"] for found in objects])  # type: ignore[attr-defined]
+        self.objects["applied"] = [*self.objects.get("applied", []), *objects]  # type: ignore[attr-defined]
+        return []
+
+
+@needs_kubectl
+def test_new_key_is_kept_before_it_is_used_and_only_the_service_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = credentials.complete(credentials.Credentials())
+    kept = {"data": {secrets.KEPT_KEY: base64.b64encode(credentials.to_json(before).encode()).decode()}}
+    record = {"data": {"service_image": '"sightglass/services:1"', "without": "[]"}}
+    token = {"data": {secrets.TOKEN_KEY: base64.b64encode(b"token").decode()}}
+    cluster_of = Applied(configmap=[record])
+    monkeypatch.setattr(
+        Applied,
+        "get",
+        lambda self, *asked: (
+            [{secrets.KEPT: kept, secrets.TOKEN: token}.get(asked[1], {})]
+            if asked[0] == "secret"
+            else Known.get(self, *asked)
+        ),
+    )
+    monkeypatch.setattr(deploy.Plan, "kubectl", cluster_of)
+    monkeypatch.setattr(rollout, "wait", lambda *_, **__: None)
+    deploy.rotate_hash_key(deploy.plan(kubernetes.load(), local.load()), screen.console())
+    observed = [service.name for service in local.SERVICES]
+    assert cluster_of.asked == [[secrets.KEPT], [workloads.KEYS, *observed]]  # type: ignore[attr-defined]
+    one, keys, *deployments = cluster_of.objects["applied"]  # type: ignore[attr-defined]
+    now = credentials.from_json(base64.b64decode(one["data"][secrets.KEPT_KEY]).decode())
+    assert [key.key for key in now.hash_keys[:1]] == [key.key for key in before.hash_keys]
+    used = now.hash_keys[-1]
+    assert base64.b64decode(keys["data"][hashing.KEY_VARIABLE]).decode() == f"{used.id}:{used.key}"
+    assert [workload["kind"] for workload in deployments] == ["Deployment" for _ in observed]
+    images = {workload["spec"]["template"]["spec"]["containers"][0]["image"] for workload in deployments}
+    assert images == {"sightglass/services:1"}

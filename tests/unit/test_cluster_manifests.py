@@ -1,6 +1,7 @@
 """What is applied to a cluster: fresh, valid, restricted, and of the same configuration as on one machine."""
 
 import copy
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from sightglass import components, credentials, settings, up
-from sightglass.grafana import GrafanaHome
+from sightglass.facts import credentials, settings
+from sightglass.facts.cluster import NODE, ClusterPlace
+from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import charts, generated, manifests, secrets
-from sightglass.kubernetes.place import NODE, OBSERVABILITY, ClusterPlace
-from sightglass.settings import REPOSITORY
+from sightglass.kubernetes.workloads import KEYS
+from sightglass.local import components, up
+from sightglass.local.grafana import GrafanaHome
 
 HELM_CONFIG = REPOSITORY / "helm-config"
 VERSIONS = ("1.33", "1.34", "1.35", "1.36")
@@ -81,30 +84,38 @@ def test_only_what_only_a_cluster_has_is_beside_the_native_files(objects: list[O
 def local_environments(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, set[str]]:
     """Names of the variables of each program on one machine."""
     monkeypatch.setenv("SIGHTGLASS_STATE_DIR", str(folder))
+    # A service's own settings, which whoever runs the tests may have set.
+    for name in [name for name in os.environ if name.startswith(tuple(one.prefix for one in settings.SERVICES))]:
+        monkeypatch.delenv(name)
     home = GrafanaHome(folder, ("grafana",))
-    made = components.build(settings.load(), credentials.Credentials(), up.PLANNED_PROGRAMS, home)
+    made = components.build(settings.load(), credentials.complete(credentials.Credentials()), up.PLANNED_PROGRAMS, home)
     return {component.name: set(component.environment) for component in made}
 
 
 OWN = {
     # Set by charts, by the image or by the manifest itself, each for its target's own reasons.
-    "loki": {"GOMEMLIMIT"},
-    "tempo": {"GOMEMLIMIT"},
+    "loki": {"GOMEMLIMIT", "GOGC"},
+    "tempo": {"GOMEMLIMIT", "GOGC"},
+    "promtail": {"GOGC"},
     "prometheus": {"GOMEMLIMIT"},
-    "collector": {"POD_UID", "KUBE_NODE_NAME"},
-    settings.SERVICE: {"BENTOML_HOME", "BENTOML_DO_NOT_TRACK"},
+    "collector": {"POD_UID", "KUBE_NODE_NAME", "HOST_PROC_MOUNTINFO"},
+    **{
+        one.name: {"SIGHTGLASS_MODELS_DIR", "BENTOML_HOME", "BENTOML_DO_NOT_TRACK", "PYTHONPATH"}
+        for one in settings.SERVICES
+    },
     "grafana": {
         *("GF_SERVER_HTTP_ADDR", "GF_SERVER_HTTP_PORT", "GF_PATHS_DATA", "GF_PATHS_LOGS", "GF_PATHS_PLUGINS"),
         *("GF_PATHS_PROVISIONING", "GF_SECURITY_ADMIN_PASSWORD"),
     },
 }
 ONLY_IN_A_CLUSTER = {"collector": {"OBSERVABILITY_NAMESPACE", "NODE_NAMESPACE", "KUBELET_TOKEN_FILE"}}
-SECRETS = {"loki": "loki-s3", "tempo": "tempo-s3"}
-NAMES = ("loki", "tempo", "promtail", "prometheus", "grafana", "collector", settings.SERVICE, settings.CANARY)
+OBSERVED = [one.name for one in settings.SERVICES]
+SECRETS = {"loki": "loki-s3", "tempo": "tempo-s3", **dict.fromkeys(OBSERVED, KEYS)}
+NAMES = ("loki", "tempo", "promtail", "prometheus", "grafana", "collector", *OBSERVED, settings.CANARY)
 
 
 def cluster_environment(maps: dict[str, dict[str, str]], name: str) -> set[str]:
-    content = secrets.contents(credentials.Credentials(), ClusterPlace(), "token")
+    content = secrets.contents(credentials.complete(credentials.Credentials()), ClusterPlace(), "token")
     secret = content[SECRETS[name]] if name in SECRETS else {}
     return set(maps[f"{name}-env"]) | set(secret)
 
@@ -124,7 +135,7 @@ def test_generated_files_are_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [file for file, text in generated.files().items() if file.read_text() != text] == []
     other_place = generated.files(ClusterPlace(environment="elsewhere"))
     changed = {file.name for file, text in generated.files().items() if other_place[file] != text}
-    assert changed == {"kubernetes.env", f"{settings.SERVICE}.env", f"{settings.CANARY}.env"}
+    assert changed == {"kubernetes.env", *(f"{name}.env" for name in (*OBSERVED, settings.CANARY))}
 
 
 def test_every_rule_and_dashboard_is_in_its_kustomization() -> None:
@@ -183,7 +194,7 @@ def unrestricted(found: Object) -> list[str]:
 
 def test_our_pods_are_restricted(objects: list[Object]) -> None:
     found = {workload["metadata"]["name"]: unrestricted(workload) for workload in workloads(objects)}
-    assert found == {"collector": [], "text-classifier": [], "canary": [], "storage": []}
+    assert found == {name: [] for name in ["collector", *OBSERVED, "canary", "storage"]}
     loose = copy.deepcopy(next(workloads(objects)))
     loose["spec"]["template"]["spec"]["containers"][0]["securityContext"] = {}
     loose["spec"]["template"]["spec"]["securityContext"] = {}
@@ -232,12 +243,13 @@ def quantity(text: str) -> float:
 
 
 def requests(found: Any) -> Iterator[dict[str, str]]:
-    """Every ``requests`` of a chart's values or of a manifest."""
+    """Every ``requests`` of a chart's values or of a manifest; what runs before a pod needs no room beside it."""
     if isinstance(found, dict):
         if isinstance(found.get("requests"), dict) and "memory" in found["requests"]:
             yield found["requests"]
-        for value in found.values():
-            yield from requests(value)
+        for name, value in found.items():
+            if name != "initContainers":
+                yield from requests(value)
     elif isinstance(found, list):
         for value in found:
             yield from requests(value)
@@ -280,6 +292,7 @@ def test_each_program_gets_its_own_secret_only() -> None:
         "prometheus-minio": [],
         "alertmanager-channels": [],
         "grafana-admin": [],
+        "service-keys": [],
     }
 
 
@@ -288,7 +301,7 @@ def test_a_changed_configuration_restarts_exactly_what_reads_it(objects: list[Ob
         mine = copy.deepcopy(objects)
         if changed:
             configmaps(mine)[changed]["one"] = "more"
-        manifests.with_checksums(mine, [secret("sightglass-credentials")])
+        manifests.with_checksums(mine, [secret("sightglass-credentials"), secret(KEYS)])
         return {
             found["metadata"]["name"]: found["spec"]["template"]["metadata"]["annotations"][charts.CHECKSUM]
             for found in workloads(mine)
@@ -303,4 +316,4 @@ def test_a_changed_configuration_restarts_exactly_what_reads_it(objects: list[Ob
 
 
 def secret(name: str) -> Object:
-    return {"kind": "Secret", "metadata": {"name": name, "namespace": OBSERVABILITY}, "data": {}}
+    return {"kind": "Secret", "metadata": {"name": name, "namespace": secrets.namespace(name)}, "data": {}}

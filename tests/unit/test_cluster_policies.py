@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import policies
 from sightglass.kubernetes.policies import ANYWHERE, ARROWS, home
-from sightglass.settings import REPOSITORY
 
 Policy = dict[str, Any]
 PODS = sorted({end for arrow in ARROWS for end in (arrow.source, arrow.target)} - {ANYWHERE})

@@ -3,36 +3,32 @@
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
-from dashboards.questions import seconds
 from ml_telemetry import signals
-from sightglass import build, components, credentials, settings
-from sightglass.components import Component
-from sightglass.grafana import GrafanaHome
+from sightglass.facts import credentials, settings
+from sightglass.facts.durations import seconds
+from sightglass.facts.settings import PORTS, REPOSITORY
 from sightglass.kubernetes import generated
-from sightglass.servers import SERVERS_DIR
-from sightglass.settings import PORTS, REPOSITORY
+from sightglass.local import components
+from sightglass.local.components import Component
+from sightglass.local.grafana import GrafanaHome
+from sightglass.local.servers import SERVERS_DIR
+from sightglass.local.supervise import TAILED
+from text_classifier.declaration import CONTRACT
 
 HELM_CONFIG = REPOSITORY / "helm-config"
 CLUSTER_CONFIG = components.COLLECTOR_CONFIG.with_name("kubernetes.yaml")
 Checker = Callable[[Path], list[str]]
 
 
-@pytest.fixture(scope="module")
-def programs() -> dict[str, Path]:
-    loaded = settings.load()
-    return build.ensure_binaries(bin_dir=loaded.bin_dir, cache_dir=loaded.cache_dir, console=Console(stderr=True))
-
-
 @pytest.fixture
-def planned(programs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Component]:
+def planned(programs: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Component]:
     """The stack's components by name, in a folder of the test's own."""
     monkeypatch.setenv("SIGHTGLASS_STATE_DIR", str(tmp_path))
     home = GrafanaHome(tmp_path, ("grafana",))
@@ -45,7 +41,7 @@ def check(component: Component, command: list[str]) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-CHECKERS: dict[str, tuple[Path, Callable[[dict[str, Path]], Checker], str]] = {
+CHECKERS: dict[str, tuple[Path, Callable[[Mapping[str, Path]], Checker], str]] = {
     "loki": (
         HELM_CONFIG / "loki" / "loki.yaml",
         lambda p: lambda f: [str(p["loki"]), f"-config.file={f}", "-config.expand-env=true", "-verify-config"],
@@ -63,7 +59,7 @@ CHECKERS: dict[str, tuple[Path, Callable[[dict[str, Path]], Checker], str]] = {
     ),
     "collector": (
         components.COLLECTOR_CONFIG,
-        lambda p: lambda f: [str(p["otelcol"]), "validate", f"--config={f}"],
+        lambda p: lambda f: [str(p["otelcol"]), "validate", *components.COLLECTOR_OPTIONS, f"--config={f}"],
         "has invalid keys: no_such_field",
     ),
     "prometheus": (
@@ -81,7 +77,7 @@ CHECKERS: dict[str, tuple[Path, Callable[[dict[str, Path]], Checker], str]] = {
 
 @pytest.mark.parametrize("name", CHECKERS)
 def test_native_configuration_passes_its_servers_checker(
-    name: str, planned: dict[str, Component], programs: dict[str, Path]
+    name: str, planned: dict[str, Component], programs: Mapping[str, Path]
 ) -> None:
     file, checker, _ = CHECKERS[name]
     done = check(planned[name], checker(programs)(file))
@@ -90,7 +86,7 @@ def test_native_configuration_passes_its_servers_checker(
 
 @pytest.mark.parametrize("name", CHECKERS)
 def test_checker_refuses_a_broken_configuration(
-    name: str, planned: dict[str, Component], programs: dict[str, Path], tmp_path: Path
+    name: str, planned: dict[str, Component], programs: Mapping[str, Path], tmp_path: Path
 ) -> None:
     file, checker, reason = CHECKERS[name]
     broken = tmp_path / file.name
@@ -106,6 +102,18 @@ def unsearched(tempo: dict[str, Any]) -> float:
     # The default is Tempo's own.
     begins = seconds(search.get("query_backend_after", "15m")) + seconds(tempo["storage"]["trace"]["blocklist_poll"])
     return max(0.0, begins - seconds(tempo["ingester"]["complete_block_timeout"]))
+
+
+@pytest.mark.parametrize("file", ["manifests/collector/deployment.yaml", "helm-config/scale/manifests/gateway.yaml"])
+def test_collector_has_the_same_options_in_a_cluster(file: str) -> None:
+    found = [
+        container["args"]
+        for document in yaml.safe_load_all((REPOSITORY / file).read_text())
+        if document["kind"] in ("Deployment", "StatefulSet")
+        for container in document["spec"]["template"]["spec"]["containers"]
+    ]
+    assert found
+    assert all({*components.COLLECTOR_OPTIONS} < {*arguments} for arguments in found)
 
 
 def test_search_finds_a_trace_at_every_age() -> None:
@@ -127,7 +135,7 @@ def in_cluster(tmp_path: Path) -> dict[str, str]:
 
 def validate(otelcol: Path, environment: dict[str, str], *files: Path) -> str:
     """What the Collector says against the files, nothing if it takes them."""
-    command = [str(otelcol), "validate", *(f"--config={file}" for file in files)]
+    command = [str(otelcol), "validate", *components.COLLECTOR_OPTIONS, *(f"--config={file}" for file in files)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     said = done.stdout + done.stderr
     assert (done.returncode == 0) == (said == "")
@@ -135,7 +143,7 @@ def validate(otelcol: Path, environment: dict[str, str], *files: Path) -> str:
 
 
 def test_collector_takes_both_files_in_a_cluster(
-    programs: dict[str, Path], in_cluster: dict[str, str], tmp_path: Path
+    programs: Mapping[str, Path], in_cluster: dict[str, str], tmp_path: Path
 ) -> None:
     native = components.COLLECTOR_CONFIG
     assert validate(programs["otelcol"], in_cluster, native, CLUSTER_CONFIG) == ""
@@ -177,8 +185,10 @@ def test_second_file_of_the_collector_only_adds() -> None:
 def test_each_pipeline_of_what_others_send_asks_the_platform_before_it_fills_in_defaults() -> None:
     pipelines = load(components.COLLECTOR_CONFIG)["service"]["pipelines"]
     platform = "${env:PLATFORM_PROCESSOR}"
-    # What is counted has its origin from what it was counted of, the map has two, and the host has no pod.
-    without = {"metrics/counts", "metrics/service_graph", "metrics/host"}
+    # What is counted has its origin from what it was counted of, the map has two, the host has no pod, and what was
+    # accepted has been asked for.
+    accepted = {name for name, pipeline in pipelines.items() if pipeline["receivers"] == ["forward/accepted"]}
+    without = {"metrics/counts", "metrics/service_graph", "metrics/host", *accepted}
     assert {name for name, pipeline in pipelines.items() if platform not in pipeline["processors"]} == without
     for name in pipelines.keys() - without:
         order = pipelines[name]["processors"]
@@ -209,7 +219,7 @@ def test_collector_scrapes_of_a_cluster_exactly_what_is_asked_for() -> None:
     assert set(chart["metricAllowlist"]) == kept["kube-state-metrics"]
 
 
-def test_rules_pass_promtool(programs: dict[str, Path], tmp_path: Path) -> None:
+def test_rules_pass_promtool(programs: Mapping[str, Path], tmp_path: Path) -> None:
     files = sorted((HELM_CONFIG / "prometheus").glob("*.rules.yaml"))
     command = [str(programs["promtool"]), "check", "rules", "--lint-fatal"]
     good = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
@@ -236,7 +246,8 @@ def test_cluster_gives_the_collector_exactly_what_both_files_ask_for(in_cluster:
 @pytest.mark.parametrize("name", ["loki", "tempo", "promtail", "collector"])
 def test_environment_gives_exactly_what_the_file_asks_for(name: str, planned: dict[str, Component]) -> None:
     file = CHECKERS[name][0]
-    extra = {"GOMEMLIMIT", "ADVERTISE_ADDRESS"}  # the first is for Go, the second not asked for by Promtail
+    # For Go, for the list of disks, and not asked for by Promtail.
+    extra = {"GOGC", "GOMEMLIMIT", "HOST_PROC_MOUNTINFO", "ADVERTISE_ADDRESS"}
     assert variables(file.read_text()) <= set(planned[name].environment)
     assert set(planned[name].environment) - variables(file.read_text()) <= extra
 
@@ -266,17 +277,36 @@ def test_loki_indexes_few_labels_and_no_identifier() -> None:
     assert resource["attributes"] == [
         *("service.name", "service.namespace", "deployment.environment.name", "k8s.namespace.name")
     ]
-    assert otlp["log_attributes"] == [{"action": "index_label", "attributes": ["level"]}]
+    # The Collector sets both, of a few values each, whatever a sender calls so.
+    assert otlp["log_attributes"] == [{"action": "index_label", "attributes": ["level", "late"]}]
+
+
+def test_loki_takes_what_the_collector_cuts() -> None:
+    """A line above a limit of Loki's would be lost whole."""
+    text = components.COLLECTOR_CONFIG.read_text()
+    limits = load(HELM_CONFIG / "loki" / "loki.yaml")["limits_config"]
+    (line,) = {int(size) for size in re.findall(r"set\(log\.body, Substring\(log\.body, 0, (\d+), true\)\)", text)}
+    assert line < int(limits["max_line_size"].removesuffix("KB")) * 1024
+    bytes_of = [int(size) for size in re.findall(r"keep_keys\(attributes, .* > (\d+)\n", text)]
+    entries_of = [int(count) for count in re.findall(r"limit\(attributes, (\d+), ", text)]
+    assert len(bytes_of) == 3
+    assert len(entries_of) == 2
+    # Beside attributes of the record, its resource and its scope there are a dozen fields of the record itself.
+    assert sum(bytes_of) + 16_384 < int(limits["max_structured_metadata_size"].removesuffix("KB")) * 1024
+    assert sum(entries_of) + 16 + 16 < limits["max_structured_metadata_entries_count"]
+    assert limits["reject_old_samples_max_age"] == "168h"
+    assert "Now()) - 518400000000000" in text, "six days, which leaves one for an outage"
 
 
 def test_collector_keeps_only_attributes_of_the_contract() -> None:
     text = components.COLLECTOR_CONFIG.read_text()
     (kept,) = re.findall(r'keep_matching_keys\(log\.cache, "\^\((.*)\)\$"\)', text)
-    names = {attribute.name for attribute in signals.attributes()} | {"event.name"}
+    events = (*signals.LOG_EVENTS, CONTRACT.prediction_event)
+    names = {attribute.name for event in events for attribute in event.attributes} | {"event.name"}
     pattern = re.compile(kept)
     searchable = {name for name in names if pattern.fullmatch(name)}
     assert searchable == {
-        *("event.name", "error.type", "ml.prediction.id", "ml.request.id"),
+        *("event.name", "error.type", "ml.prediction.id", "ml.request.id", "ml.request.synthetic"),
         *("ml.model.name", "ml.model.version", "ml.deployment.track"),
     }
 
@@ -304,13 +334,56 @@ def test_every_pipeline_limits_memory_first_and_every_exporter_queues_on_disk() 
     configuration = load(components.COLLECTOR_CONFIG)
     pipelines = configuration["service"]["pipelines"] | load(CLUSTER_CONFIG)["service"]["pipelines"]
     for name, pipeline in pipelines.items():
-        assert pipeline["processors"][0] == "memory_limiter", name
+        if pipeline["receivers"] != ["forward/accepted"]:
+            assert pipeline["processors"][0] == "memory_limiter", name
     for name, exporter in configuration["exporters"].items():
         assert exporter["sending_queue"]["storage"] == "file_storage/queue", name
         assert exporter["retry_on_failure"]["max_elapsed_time"] == "0s", name
 
 
+def test_what_others_send_is_marked_counted_and_left_out_before_it_reaches_a_server() -> None:
+    pipelines = load(components.COLLECTOR_CONFIG)["service"]["pipelines"]
+    foreign = {name: each for name, each in pipelines.items() if {"otlp", "loki"} & set(each["receivers"])}
+    assert {name.split("/")[0] for name in foreign} == {"traces", "metrics", "logs"}
+    for name, pipeline in foreign.items():
+        assert pipeline["exporters"] == ["forward/accepted", "count"], name
+        assert pipeline["processors"][-1] == "transform/refusals", name
+        accepted = pipelines[f"{name.split('/')[0]}/accepted"]
+        assert accepted["receivers"] == ["forward/accepted"]
+        assert accepted["processors"][0] == "filter/refused"
+
+
+MEBIBYTE = 2**20
+
+
+def test_what_comes_in_can_always_go_out() -> None:
+    """An item above max_size would be dropped with its batch, and a batch above a server's limit at every try."""
+    collector = load(components.COLLECTOR_CONFIG)
+    otlp = collector["receivers"]["otlp"]["protocols"]
+    doors = (
+        otlp["grpc"]["max_recv_msg_size_mib"] * MEBIBYTE,
+        otlp["http"]["max_request_body_size"],
+        collector["receivers"]["loki"]["protocols"]["http"]["max_request_body_size"],
+    )
+    queues = {name: exporter["sending_queue"] for name, exporter in collector["exporters"].items()}
+    # Prometheus has no limit, and refuses a request as a whole: nobody's points are put together with another's.
+    assert "batch" not in queues.pop("otlp_http/prometheus")
+    batches = {queue["batch"]["max_size"] for queue in queues.values()}
+    # What processors add to an item, a name and a mark or two, is far below a mebibyte.
+    assert max(doors) + MEBIBYTE < min(batches)
+    tempo = load(HELM_CONFIG / "tempo" / "tempo.yaml")
+    assert max(batches) < tempo["server"]["grpc_server_max_recv_msg_size"]
+    grpc = tempo["distributor"]["receivers"]["otlp"]["protocols"]["grpc"]
+    assert max(batches) < grpc["max_recv_msg_size_mib"] * MEBIBYTE
+    assert max(batches) < tempo["overrides"]["defaults"]["ingestion"]["burst_size_bytes"]
+    loki = load(HELM_CONFIG / "loki" / "loki.yaml")["limits_config"]
+    assert max(batches) < loki["ingestion_burst_size_mb"] * MEBIBYTE
+    assert max(batches) < int(loki["per_stream_rate_limit_burst"].removesuffix("MB")) * MEBIBYTE
+
+
 def test_promtail_tails_services_only(planned: dict[str, Component]) -> None:
     glob = Path(planned["promtail"].environment["PROMTAIL_LOG_GLOB"])
-    tailed = {name for name, component in planned.items() if component.log.match(str(glob))}
-    assert tailed == {settings.SERVICE, settings.CANARY}
+    tailed = {name for name, component in planned.items() if component.tailed}
+    assert tailed == {*(service.name for service in settings.SERVICES), settings.CANARY}
+    assert glob.parent == planned[settings.SERVICE].log.parent / TAILED
+    assert not [name for name, component in planned.items() if component.log.match(str(glob))]

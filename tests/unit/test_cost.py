@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from load_testing import cost
-from load_testing.cost import COUNTERS, Peaks, Reading, Waiting, by_label, costs, predicted, queued, total
-from sightglass.errors import UserError
-from sightglass.polling import NotYet
+from sightglass.clients.polling import NotYet
+from sightglass.facts.errors import UserError
+from sightglass.measure import cost
+from sightglass.measure.cost import COUNTERS, Peaks, Reading, Waiting, by_label, costs, predicted, queued, total
 
 METRICS = """# TYPE sent_total counter
 sent_total{exporter="loki"} 3

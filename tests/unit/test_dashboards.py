@@ -25,13 +25,18 @@ from dashboards.queries import prom
 from dashboards.questions import Kind, Question
 from load_testing import telemetry
 from ml_telemetry import signals
-from sightglass import components, credentials, settings
-from sightglass.grafana import GrafanaHome
-from sightglass.settings import REPOSITORY
+from ml_telemetry.declaration import Declaration
+from sightglass.facts import credentials, settings
+from sightglass.facts.settings import REPOSITORY
+from sightglass.local import components
+from sightglass.local.grafana import GrafanaHome
+from tests.prices import DECLARATION as PRICES
+from text_classifier.declaration import DECLARATION as TEXT_CLASSIFIER
 
 PROVISIONING = REPOSITORY / "helm-config" / "grafana" / "provisioning"
 BOARDS = {board["uid"]: board for board in catalogue.load()}
 COMMON_VARIABLES = {"service", "version", "track", "interval"}
+NATIVE = signals.Instrument.EXPONENTIAL
 Json = dict[str, Any]
 Break = Callable[[Json], object]
 
@@ -201,7 +206,7 @@ QUESTIONS = [(board, question) for board in BOARDS.values() for question in ques
 OWN = re.compile(r"\b(?:ml|http_server|locust)_[a-z_]+")
 _OWN_METRICS = {
     f"{metric.prometheus_name}{suffix}"
-    for metric in (*(m for m in signals.METRICS if m.emitted), *telemetry.METRICS)
+    for metric in (*signals.METRICS, *telemetry.METRICS)
     for suffix in (("_bucket", "_sum", "_count") if metric.instrument is signals.Instrument.HISTOGRAM else ("",))
 }
 
@@ -235,21 +240,34 @@ def test_every_variable_is_used_and_has_its_common_name() -> None:
         asked = " ".join(question.text for question in questions.of(board))
         names = {variable["name"] for variable in board["templating"]["list"]}
         assert {name for name in names if f"${name}" not in asked} == set(), uid
-        assert names <= COMMON_VARIABLES | {"slow", "namespace"}, uid
-    assert {v["name"] for v in BOARDS[Uid.MODEL]["templating"]["list"]} == COMMON_VARIABLES
+        assert names <= COMMON_VARIABLES | {"synthetic", "route", "feature", "slow", "namespace"}, uid
+    assert {v["name"] for v in BOARDS[Uid.MODEL]["templating"]["list"]} == COMMON_VARIABLES | {
+        *("synthetic", "route", "feature")
+    }
+
+
+HISTOGRAM = re.compile(
+    "|".join(
+        (
+            r"\b(?:ml|http)_\w+_bucket",
+            *(
+                rf"\bhistogram_quantile\(.*\b{one.prometheus_name}\b"
+                for one in signals.METRICS
+                if one.instrument == NATIVE
+            ),
+        )
+    )
+)
 
 
 def without_exemplars(board: Json) -> list[str]:
     """Panels of the service's histograms with quantiles or buckets on which no request can be opened."""
-    text_profile = {metric.prometheus_name for metric in signals.METRICS if metric.name.startswith("ml.input.")}
     return [
         panel["title"]
         for panel in panels(board)
         if panel["type"] in ("timeseries", "heatmap")
-        for bucketed in ([t for t in panel["targets"] if re.search(r"\b(?:ml|http)_\w+_bucket", t.get("expr", ""))],)
-        if bucketed
-        and not any(name in bucketed[0]["expr"] for name in text_profile)
-        and not any(target["exemplar"] for target in bucketed)
+        for bucketed in ([t for t in panel["targets"] if HISTOGRAM.search(t.get("expr", ""))],)
+        if bucketed and not any(target["exemplar"] for target in bucketed)
     ]
 
 
@@ -270,11 +288,12 @@ def test_questions_are_those_of_panels_exemplars_annotations_and_variables() -> 
     targets = [target for panel in panels(BOARDS[Uid.SERVICE]) for target in panel["targets"]]
     exemplars = [target for target in targets if target.get("exemplar")]
     kinds = [question.kind for question in asked]
-    assert len(asked) == len(targets) + len(exemplars) + 2 + 2
+    assert len(asked) == len(targets) + len(exemplars) + 2 + 5
     assert kinds.count(Kind.EXEMPLARS) == len(exemplars) > 1
     assert kinds.count(Kind.SEARCH) == 3
     assert kinds.count(Kind.LOGS) == 1
-    assert [q.label for q in asked if q.kind is Kind.VALUES] == ["service_name", "service_version"]
+    labels = [question.label for question in asked if question.kind is Kind.VALUES]
+    assert labels == ["service_name", "service_version", "track", "synthetic", "http_route"]
 
 
 # --- Filling ----------------------------------------------------------------------------------------------------------
@@ -342,8 +361,22 @@ def test_exception_that_outlived_its_panel_is_named() -> None:
 def test_exception_covers_its_letters_only() -> None:
     table = [MayBeEmpty(Uid.SERVICE, "Requests by status", "a reason", "B")]
     here = next(q for _, q in QUESTIONS if q.panel == "Requests by status")
-    assert may_be_empty.reason(here, table) == ""
-    assert may_be_empty.reason(here, [MayBeEmpty(Uid.SERVICE, "Requests by status", "a reason", "A")]) == "a reason"
+    assert may_be_empty.reason(here, TEXT_CLASSIFIER, table) == ""
+    assert (
+        may_be_empty.reason(here, TEXT_CLASSIFIER, [MayBeEmpty(Uid.SERVICE, "Requests by status", "a reason", "A")])
+        == "a reason"
+    )
+
+
+def test_what_a_model_does_not_have_may_be_empty_and_nothing_else() -> None:
+    def empty(model: Declaration) -> set[str]:
+        here = [q for _, q in QUESTIONS if q.dashboard == Uid.MODEL and q.kind is not Kind.EXEMPLARS]
+        return {question.panel for question in here if may_be_empty.reason(question, model)}
+
+    assert "Confidence" in empty(PRICES) - empty(TEXT_CLASSIFIER)
+    assert "Predicted values" in empty(TEXT_CLASSIFIER) - empty(PRICES)
+    assert "Categories" in empty(TEXT_CLASSIFIER) - empty(PRICES)
+    assert {"Predictions", "Time by stage, p95", "$feature"} & (empty(TEXT_CLASSIFIER) | empty(PRICES)) == set()
 
 
 def test_json_ends_with_a_newline_and_is_sorted() -> None:

@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
-from sightglass.settings import PORTS, PREFIX, REPOSITORY, Settings
+from sightglass.cli import commands, settings_page
+from sightglass.facts import versions
+from sightglass.facts.settings import PORTS, PREFIX, REPOSITORY, Settings
+from sightglass.kubernetes.options import KubernetesSettings
 from text_classifier.settings import Settings as ServiceSettings
 
 README = (REPOSITORY / "README.md").read_text()
@@ -18,14 +21,22 @@ def rows(text: str, columns: int) -> list[tuple[str, ...]]:
     return [row for row in found if len(row) == columns]
 
 
-def test_table_of_ports_is_the_settings() -> None:
-    table = [row for row in rows(README, 4) if row[0].isdecimal()]
-    assert table == [(str(port.default), port.component, port.purpose, f"`{port.variable}`") for port in PORTS]
+def test_the_page_of_settings_is_fresh_and_has_every_one() -> None:
+    page = settings_page.PAGE.read_text()
+    assert page == settings_page.text()
+    ports = [(row[0], row[1]) for row in rows(page, 4) if row[0].isdecimal()]
+    assert ports == [(str(port.default), port.component) for port in PORTS]
+    for name in (*Settings.model_fields, *KubernetesSettings.model_fields):
+        assert f"`{PREFIX}{name.upper()}`" in page, name
+    for fields in (Settings.model_fields, KubernetesSettings.model_fields):
+        assert [name for name, field in fields.items() if not field.description] == []
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    named = set(re.findall(rf"`({PREFIX}[A-Z_]+)", README)) - {port.variable for port in PORTS}
-    assert named == {PREFIX + field.upper() for field in Settings.model_fields}
+def test_settings_named_in_documents_exist() -> None:
+    page = settings_page.PAGE.read_text() + (REPOSITORY / "docs" / "your-model.md").read_text()
+    for document in DOCUMENTS:
+        for name in set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", document.read_text())):
+            assert name in page, f"{document}: {name}"
 
 
 def test_every_setting_of_the_service_is_in_its_page() -> None:
@@ -33,16 +44,28 @@ def test_every_setting_of_the_service_is_in_its_page() -> None:
     table = {row[0]: row[1:] for row in rows(page, 3)}
     for name, field in ServiceSettings.model_fields.items():
         assert field.description
-        assert table[f"`TEXT_CLASSIFIER_{name.upper()}`"] == (field.description.rstrip("."), f"`{field.default}`")
+        default = "" if field.default == "" else f"`{field.default}`"
+        assert table[f"`TEXT_CLASSIFIER_{name.upper()}`"] == (field.description.rstrip("."), default)
 
 
 def test_make_targets_in_documents_exist_and_all_are_in_the_readme() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     for document in DOCUMENTS:
-        named = set(re.findall(r"make ([a-z]+)\b", " ".join(re.findall(r"`[^`]*`", document.read_text()))))
+        named = set(re.findall(r"make ([a-z]+(?:-[a-z]+)*)\b", " ".join(re.findall(r"`[^`]*`", document.read_text()))))
         assert named <= targets, document
-    assert {name for name in targets if f"make {name}" not in README} == {"help", "lock", "format"}
+    told = {name for name in targets if f"make {name}" in README or f"sightglass {name}" in README}
+    assert targets - told == {"help", "lock", "format"}
+
+
+def test_commands_in_documents_exist_and_all_are_in_the_readme() -> None:
+    known = {str(name) for name in commands.main.commands}
+    for document in DOCUMENTS:
+        named = re.findall(
+            r"\bsightglass ([a-z]+(?:-[a-z]+)*)\b", " ".join(re.findall(r"`[^`]*`", document.read_text()))
+        )
+        assert set(named) <= known, document
+    assert {name for name in known if f"sightglass {name}" not in README} == set()
 
 
 def test_links_between_documents_lead_somewhere() -> None:
@@ -59,6 +82,13 @@ def test_folders_in_the_readme_exist() -> None:
 def test_files_named_in_documents_exist() -> None:
     for document in DOCUMENTS:
         for name in re.findall(
-            r"`((?:sightglass|tests|helm-config|collector-config|example-service)/[^`\s]+)`", document.read_text()
+            r"`((?:sightglass|tests|helm-config|collector-config|example-service|ml-telemetry)/[^`\s]+)`",
+            document.read_text(),
         ):
             assert (REPOSITORY / Path(name)).exists(), f"{document}: {name}"
+
+
+def test_the_licence_of_every_server_is_in_its_page() -> None:
+    page = (REPOSITORY / "docs" / "licences.md").read_text()
+    known = {name: server.licence for name, server in versions.load().servers.items()}
+    assert {row[0]: row[1] for row in rows(page, 2) if row[0] in known} == known

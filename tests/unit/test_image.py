@@ -10,33 +10,36 @@ import sys
 import sysconfig
 import tarfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from sightglass import settings as names
-from sightglass.errors import UserError
+from sightglass.facts import settings as names
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import image
-from sightglass.kubernetes import settings as environment
-from sightglass.settings import REPOSITORY
+from sightglass.kubernetes import options as environment
 
 BASE = "docker.io/library/python:3.11-slim"
-MODEL = Path("models") / "news_classifier"
+NAMES = [service.name for service in names.SERVICES]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A BENTOML_HOME with two models, kept for their owner only, as BentoML does it."""
+    """A store with two models of each service, kept for their owner only."""
     home = tmp_path / "home"
-    for version in ("old", "new"):
-        folder = home / MODEL / version
-        folder.mkdir(parents=True)
-        for name in ("model.yaml", "saved_model.pkl"):
-            (folder / name).write_text(f"{name} of {version}")
-            (folder / name).chmod(0o600)
-        folder.chmod(0o700)
-    (home / MODEL / "latest").write_text("new")
+    for name in NAMES:
+        for digest in ("old", "new"):
+            folder = home / name / digest
+            folder.mkdir(parents=True)
+            for file in ("model.json", "model.joblib"):
+                (folder / file).write_text(f"{file} of {digest}")
+                (folder / file).chmod(0o600)
+            folder.chmod(0o700)
+        (home / name / "current").write_text("new\n")
+        (home / name / "versions.json").write_text('{"new": "2026-12-01.1"}')
     return home
 
 
@@ -44,10 +47,11 @@ def store(tmp_path: Path) -> Path:
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the image is made of, to be changed."""
     copy = tmp_path / "checkout"
-    for name in ("sightglass", "example-service"):
+    for name in ("sightglass", "example-service", "ml-telemetry"):
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(image, "REPOSITORY", copy)
     monkeypatch.setattr(image, "SOURCE", copy / "example-service")
+    monkeypatch.setattr(image, "TELEMETRY", copy / "ml-telemetry" / "src")
     return copy
 
 
@@ -76,7 +80,7 @@ def archive(folder: Path) -> str:
 
 def test_same_input_is_staged_as_the_same_bytes(staged: Callable[[], Path], store: Path, checkout: Path) -> None:
     first = staged()
-    for file in (store / MODEL / "new" / "model.yaml", checkout / "sightglass" / "canary.py"):
+    for file in (store / NAMES[0] / "new" / "model.json", checkout / "sightglass" / "runtime" / "canary.py"):
         os.utime(file, (1, 1))
     second = staged()
     assert archive(first) == archive(second)
@@ -92,10 +96,10 @@ def test_same_input_is_staged_as_the_same_bytes(staged: Callable[[], Path], stor
         "example-service/requirements.txt",
         "example-service/text_classifier/service.py",
         "example-service/text_classifier/small_corpus.json",
-        "example-service/ml_telemetry/wire.py",
-        "sightglass/canary.py",
-        "sightglass/storage.py",
-        "sightglass/polling.py",
+        "ml-telemetry/src/ml_telemetry/runtime.py",
+        "sightglass/runtime/canary.py",
+        "sightglass/runtime/storage.py",
+        "sightglass/clients/polling.py",
     ],
 )
 def test_what_goes_in_is_part_of_the_name(staged: Callable[[], Path], checkout: Path, changed: str) -> None:
@@ -106,7 +110,7 @@ def test_what_goes_in_is_part_of_the_name(staged: Callable[[], Path], checkout: 
 
 
 @pytest.mark.parametrize(
-    "unused", ["sightglass/cli.py", "sightglass/alerting/slo.py", "sightglass/kubernetes/image.py"]
+    "unused", ["sightglass/cli/commands.py", "sightglass/alerting/slo.py", "sightglass/kubernetes/image.py"]
 )
 def test_the_tool_does_not_go_in(staged: Callable[[], Path], checkout: Path, unused: str) -> None:
     before = image.tag(staged(), BASE)
@@ -120,18 +124,19 @@ def test_the_tool_does_not_go_in(staged: Callable[[], Path], checkout: Path, unu
 def test_model_base_and_version_are_part_of_the_name(staged: Callable[[], Path], store: Path) -> None:
     folder = staged()
     name = image.tag(folder, BASE)
-    assert re.fullmatch(rf"docker\.io/sightglass/text-classifier:{re.escape(image.VERSION)}-[0-9a-f]{{12}}", name)
+    assert re.fullmatch(rf"docker\.io/sightglass/services:{re.escape(image.VERSION)}-[0-9a-f]{{12}}", name)
     assert image.tag(folder, f"{BASE}@sha256:{'0' * 64}") != name
-    (store / MODEL / "latest").write_text("old")
+    (store / NAMES[0] / "current").write_text("old")
     assert image.tag(staged(), BASE) != name
 
 
 def test_the_served_model_alone_goes_in_and_another_user_may_read_it(staged: Callable[[], Path], store: Path) -> None:
     folder = staged()
-    models = folder / "bentoml" / MODEL
-    assert sorted(path.name for path in models.iterdir()) == ["latest", "new"]
-    assert (models / "new" / "model.yaml").read_text() == "model.yaml of new"
-    assert (store / MODEL / "new" / "model.yaml").stat().st_mode & 0o077 == 0
+    for name in NAMES:
+        models = folder / "models" / name
+        assert sorted(path.name for path in models.iterdir()) == ["current", "new"]
+        assert (models / "new" / "model.json").read_text() == "model.json of new"
+        assert (store / name / "new" / "model.json").stat().st_mode & 0o077 == 0
     unreadable = [path for path in folder.rglob("*") if path.stat().st_mode & 0o777 not in (0o755, 0o644)]
     assert unreadable == []
 
@@ -147,19 +152,19 @@ def run_staged(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 def test_programs_have_all_modules_that_they_import(staged: Callable[[], Path]) -> None:
     folder = staged()
     code = (
-        "import sightglass.canary, sightglass.storage, ml_telemetry.runtime, text_classifier.pipeline; "
-        "from importlib.metadata import version; print(sightglass.__file__, version('sightglass'))"
+        "import sightglass.runtime.canary, sightglass.runtime.storage, ml_telemetry.runtime, text_classifier.pipeline; "
+        "from importlib.metadata import version; "
+        "print(sightglass.__file__, version('sightglass'), version('ml-telemetry'))"
     )
     done = run_staged(folder, code)
-    assert done.stdout.split() == [str(folder / "sightglass" / "sightglass" / "__init__.py"), image.VERSION], (
-        done.stderr
-    )
-    (folder / "sightglass" / "sightglass" / "polling.py").unlink()
-    assert "No module named 'sightglass.polling'" in run_staged(folder, code).stderr
+    versions = [image.VERSION, metadata.version("ml-telemetry")]
+    assert done.stdout.split() == [str(folder / "sightglass" / "sightglass" / "__init__.py"), *versions], done.stderr
+    (folder / "sightglass" / "sightglass" / "clients" / "polling.py").unlink()
+    assert "No module named 'sightglass.clients.polling'" in run_staged(folder, code).stderr
 
 
 def test_without_a_model_the_sentence_says_what_trains_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"There is no trained model in .*/empty: `make up` trains one"):
+    with pytest.raises(UserError, match=r"There is no trained model of \S+ in .*/empty: `make up` trains one"):
         image.context(tmp_path / "empty", tmp_path / "folder")
 
 
@@ -181,11 +186,8 @@ def test_the_image_has_the_locked_versions_and_not_the_tools_packages() -> None:
     assert not {"locust", "supervisor", "playwright", "uv", "pytest"} & packages
 
 
-def test_dockerfile_serves_where_the_service_is_expected_and_declares_what_is_passed() -> None:
+def test_dockerfile_declares_what_is_passed() -> None:
     text = (image.SOURCE / "Dockerfile").read_text()
-    port = next(port.default for port in names.PORTS if port.name == "service")
-    assert f"\nEXPOSE {port}\n" in text
-    assert f'"--port", "{port}"]' in text
     # Proxies are declared by every engine itself.
     declared = set(re.findall(r"^ARG (PIP_\w+)$", text, re.MULTILINE))
     assert declared == {name for name in image.BUILD_VARIABLES if name.startswith("PIP_")}
@@ -240,7 +242,7 @@ def test_no_engine_is_one_sentence(fake: Engine) -> None:
 
 def test_another_engine_must_be_one_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONTAINER_ENGINE", "nerdctl")
-    with pytest.raises(UserError, match="CONTAINER_ENGINE is 'nerdctl': set it to docker or podman"):
+    with pytest.raises(UserError, match="CONTAINER_ENGINE does not fit: Input should be 'docker' or 'podman'"):
         image.exists(BASE)
     monkeypatch.setenv("CONTAINER_ENGINE", "podman")
     assert image.engine() == "podman"

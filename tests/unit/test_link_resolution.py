@@ -1,16 +1,23 @@
 """The provisioned links, resolved as Grafana does, on a line, a span and an exemplar; and what a wrong link makes."""
 
-from dataclasses import replace
+import json
+import secrets
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sightglass.backends import LogLine, Span
-from sightglass.errors import UserError
-from sightglass.polling import NotYet
-from sightglass.provisioning import DATA_SOURCES, expand, read_data_sources
-from sightglass.verify import links, resolve
+from sightglass.clients.backends import LogLine, Loki, Span, Tempo
+from sightglass.clients.polling import Never, NotYet
+from sightglass.facts.errors import UserError
+from sightglass.facts.provisioning import DATA_SOURCES, expand, read_data_sources
+from sightglass.facts.settings import SERVICES
+from sightglass.facts.target import Endpoint, Target
+from sightglass.verify import link_checks, resolve
+from sightglass.verify.predictions import Prediction
+from sightglass.verify.signal_checks import Evidence
 
 ID = "0af7651916cd43dd8448eb211c80319c"
 ADDRESSES = {f"{name}_URL": f"http://{name.lower()}" for name in ("PROMETHEUS", "LOKI", "TEMPO", "ALERTMANAGER")}
@@ -171,4 +178,126 @@ def test_time_shifts(text: str, milliseconds: int | None) -> None:
     ("text", "sampled"), [('{"trace_flags": "01"}', True), ('{"trace_flags": "00"}', False), ("no JSON", True)]
 )
 def test_a_line_says_whether_its_trace_is_kept_or_is_looked_for(text: str, sampled: bool) -> None:
-    assert links._is_sampled(LogLine(0, text, {})) is sampled
+    assert link_checks._is_sampled(LogLine(0, text, {})) is sampled
+
+
+# Dangling links: a store of lines, and a Tempo that has some of their traces.
+
+
+@dataclass
+class Stored:
+    """What the stand-ins for Loki and Tempo have, and how often they were asked."""
+
+    lines: list[LogLine] = field(default_factory=list)
+    young: set[str] = field(default_factory=set)
+    old: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+
+    def add(self, now: int, age: float, *, flags: str = "01", kept: bool = True) -> str:
+        trace_id = secrets.token_hex(16)
+        text = json.dumps({"trace_id": trace_id, "trace_flags": flags})
+        self.lines.append(LogLine(now - int(age * 1e9), text, {"trace_id": trace_id}))
+        if kept:
+            self.young.add(trace_id)
+        return trace_id
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> Stored:
+    made = Stored()
+
+    def lines(_: Loki, query: str, *, start: int, end: int, limit: int, newest: bool) -> list[LogLine]:
+        made.asked.append("lines")
+        found = sorted((line for line in made.lines if start <= line.timestamp < end), key=lambda line: line.timestamp)
+        return found[-limit:]
+
+    def has(_: Tempo, trace_id: str, *, mode: str = "all") -> bool:
+        made.asked.append(mode)
+        return trace_id in made.young or (mode == "all" and trace_id in made.old)
+
+    def known(_: Tempo, trace_ids: list[str], *, start: int, end: int) -> set[str]:
+        made.asked.append("search")
+        return made.young & set(trace_ids)
+
+    monkeypatch.setattr(Tempo, "known", known)
+    monkeypatch.setattr(Loki, "lines", lines)
+    monkeypatch.setattr(Tempo, "has", has)
+    return made
+
+
+def evidence(stored: Stored) -> Evidence:
+    """A run with one prediction, whose trace is there."""
+    url = "http://nowhere"
+    made = Evidence(
+        Target((Endpoint(SERVICES[0], url),), url, url, url, url, url, url, url, "reader", "secret", "region")
+    )
+    own = secrets.token_hex(16)
+    stored.young.add(own)
+    made.predictions = [Prediction(own, "b7ad6b7169203331", made.began, made.began, "one", {}, {})]
+    return made
+
+
+def test_every_link_opens(stored: Stored) -> None:
+    run = evidence(stored)
+    for age in range(0, 300, 5):
+        stored.add(run.began, age)
+    stored.young.discard(stored.lines[10].labels["trace_id"])
+    stored.old.add(stored.lines[10].labels["trace_id"])
+    assert link_checks.dangling(run, run.provisioned) == (
+        "0% of 24 links, 30 to 150 s old, open nothing: 0 lost, 0 not sampled"
+    )
+    # Of this run the trace is looked for wherever Grafana looks, of others only where they can be.
+    assert stored.asked.count("all") == 2
+
+
+@pytest.mark.parametrize(("age", "lost"), [(5, False), (25, False), (32, True), (90, True), (148, True), (160, False)])
+def test_a_lost_trace_of_anybody_turns_the_row_red_once_its_time_is_over(stored: Stored, age: int, lost: bool) -> None:
+    run = evidence(stored)
+    for other in range(35, 145, 10):
+        stored.add(run.began, other)
+    trace_id = stored.add(run.began, age, kept=False)
+    if not lost:
+        assert " 0 lost" in link_checks.dangling(run, run.provisioned)
+        return
+    with pytest.raises(Never, match=rf"8% of 12 links.*: 1 lost, 0 not sampled; {trace_id}; over at") as red:
+        link_checks.dangling(run, run.provisioned)
+    over = datetime.fromtimestamp(run.began / 1e9 - age + 150).astimezone()
+    assert f"over at {over:%H:%M:%S} unless more are lost" in str(red.value)
+    # What the first look saw counts: another sample would be another chance.
+    stored.lines.clear()
+    with pytest.raises(Never, match=trace_id):
+        link_checks.dangling(run, run.provisioned)
+
+
+def test_many_lost_traces_are_counted_and_three_are_named(stored: Stored) -> None:
+    run = evidence(stored)
+    ids = [stored.add(run.began, 60 + number, kept=False) for number in range(5)]
+    with pytest.raises(Never, match=r"100% of 5 links.*: 5 lost.* and 2 more; over") as red:
+        link_checks.dangling(run, run.provisioned)
+    assert sum(trace_id in str(red.value) for trace_id in ids) == 3
+
+
+def test_a_request_that_was_not_sampled_is_counted_apart(stored: Stored) -> None:
+    run = evidence(stored)
+    stored.add(run.began, 60)
+    stored.add(run.began, 61, flags="00", kept=False)
+    assert "50% of 2 links" in (detail := link_checks.dangling(run, run.provisioned))
+    assert detail.endswith("0 lost, 1 not sampled")
+
+
+def test_a_trace_of_this_run_that_is_not_there_is_waited_for(stored: Stored) -> None:
+    run = evidence(stored)
+    own = run.predictions[0].trace_id
+    stored.young.clear()
+    with pytest.raises(NotYet, match=f"of this run {own}"):
+        link_checks.dangling(run, run.provisioned)
+    stored.old.add(own)
+    assert link_checks.dangling(run, run.provisioned).startswith("0% of 0 links")
+
+
+def test_its_cost_does_not_grow_with_the_traffic(stored: Stored) -> None:
+    run = evidence(stored)
+    for number in range(6000):
+        stored.add(run.began, number / 20)
+    assert " of 50 links" in link_checks.dangling(run, run.provisioned)
+    assert sorted(stored.asked) == ["all", *["lines"] * 10, "search"]

@@ -13,9 +13,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric as MetricMessage
 
 from load_testing import telemetry
-from load_testing.kinds import CORRUPTED, GOOD
-from sightglass.settings import REPOSITORY
+from sightglass.facts.settings import REPOSITORY
 from tests.unit.test_load import StandIn, command, environment, fails_sometimes
+from tests.unit.test_load import sent as requests_sent
 
 NOT_PUBLISHED = "The Collector does not take metrics at "
 
@@ -115,7 +115,7 @@ def test_published_numbers_are_those_of_the_requests(tmp_path: Path) -> None:
     sent = by_kind(metrics[telemetry.REQUESTS.name])
     assert sum(sent.values()) == len(service.seen)
     assert sum(sent.values()) > sent["POST /predict"] > 0
-    assert set(sent) <= {f"{kind.method} {kind.name}" for kind in (GOOD, *CORRUPTED)}
+    assert set(sent) <= {f"{one.method} {one.label}" for one in requests_sent().all}
     failed = by_kind(metrics[telemetry.FAILURES.name])
     assert failed.keys() == sent.keys()
     counted = re.search(r"(\d+)\s+requests\s+(\d+)\s+failed", done.stdout.replace(",", ""))
@@ -186,4 +186,4 @@ def test_nothing_is_published_where_nobody_wants_it(tmp_path: Path, service: Sta
 
 def test_kinds_are_within_their_bound() -> None:
     assert telemetry.REQUEST.maximum is not None
-    assert 1 + len(CORRUPTED) <= telemetry.REQUEST.maximum
+    assert len({one.label for one in requests_sent().all}) <= telemetry.REQUEST.maximum

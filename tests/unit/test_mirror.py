@@ -6,8 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import charts, mirror
-from sightglass.settings import REPOSITORY
 
 RELEASES, IMAGES = charts.load()
 REGISTRY = "registry.example.com/mirror"

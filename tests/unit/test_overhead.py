@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from load_testing.overhead import FULL, GOALS, SILENT, SPANS_PER_REQUEST, STOCK, Result, expected_spans, judge
+from sightglass.measure.overhead import FULL, GOALS, SILENT, STOCK, Result, expected_spans, judge
 
 
 def rounds(throughput: float, p99: float) -> list[Result]:
@@ -16,9 +16,9 @@ def rounds(throughput: float, p99: float) -> list[Result]:
 @pytest.mark.parametrize(
     ("full", "silent", "stock", "met"),
     [
-        ((850, 25), (1000, 10), (680, 100), [True, True, True]),
-        ((849, 25), (1000, 10), (680, 100), [False, False, True]),
-        ((850, 26), (1000, 10), (680, 100), [True, True, False]),
+        ((880, 20), (1000, 10), (440, 100), [True, True, True]),
+        ((879, 20), (1000, 10), (440, 100), [False, False, True]),
+        ((880, 21), (1000, 10), (440, 100), [True, True, False]),
     ],
 )
 def test_goals_are_ratios_of_medians(
@@ -32,4 +32,7 @@ def test_expected_spans_count_requests_and_batches(tmp_path: Path) -> None:
     log = tmp_path / "service.log"
     lines = [{"event.name": "ml.prediction", "ml.batch.size": size} for size in (1, 2, 2, 4, 4, 4, 4)]
     log.write_text("\n".join(json.dumps(line) for line in [*lines, {"event.name": "log"}]))
-    assert expected_spans(log) == 7 * SPANS_PER_REQUEST + 3
+    assert expected_spans(log, 6) == 7 * 6 + 3
+    # A service without batches has none of a batch.
+    log.write_text('{"event.name": "ml.prediction"}\n')
+    assert expected_spans(log, 6) == 6

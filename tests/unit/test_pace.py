@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sightglass import components, credentials, settings, up
 from sightglass.alerting import pace
-from sightglass.components import HELM_CONFIG, Component
+from sightglass.facts import credentials, durations, settings
+from sightglass.local import components, up
+from sightglass.local.components import HELM_CONFIG, Component
 
 NATIVE = [*components.prometheus_files(), HELM_CONFIG / "alertmanager" / "alertmanager.yaml"]
 WAITING = {
@@ -56,13 +57,13 @@ def load(text: str) -> Any:
     ("duration", "expected"), [("15s", 15), ("1h30m", 5400), ("500ms", 0.5), ("1d", 86400), ("0", 0), ("2w", 1209600)]
 )
 def test_seconds(duration: str, expected: float) -> None:
-    assert pace.seconds(duration) == expected
+    assert durations.seconds(duration) == expected
 
 
 @pytest.mark.parametrize("text", ["", "15", "s", "1.5s", "15 s", "5x"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no duration"):
-        pace.seconds(text)
+        durations.seconds(text)
 
 
 def test_nothing_is_brought_below_a_second() -> None:
@@ -139,7 +140,7 @@ def test_native_files_differ_in_waiting_times_only(file: Path) -> None:
     outside = ("labels", "annotations")
     waiting = {path for path in native if path[-1] in WAITING and not set(outside) & set(path)}
     for path in waiting:
-        before, after = pace.seconds(str(native[path])), pace.seconds(str(faster[path]))
+        before, after = durations.seconds(str(native[path])), durations.seconds(str(faster[path]))
         assert after == pytest.approx(min(before, max(1, before / 10)), abs=0.001)
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import pytest
-from rich.console import Console
 
-from sightglass import build, environments, polling, settings
-from sightglass.components import COLLECTOR_CONFIG, HELM_CONFIG, LocalPlace
-from sightglass.settings import PORTS
+from sightglass.clients import polling
+from sightglass.facts import environments, settings
+from sightglass.facts.settings import PORTS
+from sightglass.local import logfiles
+from sightglass.local.components import COLLECTOR_CONFIG, COLLECTOR_OPTIONS, HELM_CONFIG, LocalPlace
+from tests.unit import collecting
 from tests.unit.otlp import Logged, Receiver, until
+from tests.unit.ports import free_offset
 
 PROMTAIL_CONFIG = HELM_CONFIG / "promtail" / "promtail.yaml"
 CLASSIFIER, CANARY = "3f8d2c1a-6b7e-4f50-9a1b-2c3d4e5f6071", "9a0b1c2d-3e4f-4051-8263-748596a7b8c9"
@@ -55,17 +55,6 @@ def crash(code: str) -> str:
     return done.stderr.rstrip("\n")
 
 
-@pytest.fixture(scope="module")
-def programs() -> dict[str, Path]:
-    loaded = settings.load()
-    return build.ensure_binaries(
-        bin_dir=loaded.bin_dir,
-        cache_dir=loaded.cache_dir,
-        console=Console(stderr=True),
-        names={"promtail", "otelcol"},
-    )
-
-
 @dataclass
 class Container:
     """The log files of a container, as a kubelet names and a container runtime writes them."""
@@ -96,7 +85,7 @@ class Container:
 
     def rotate(self) -> None:
         """As a kubelet does at 10 MiB: rename, and let the runtime open the file anew."""
-        self.path.rename(self.folder / f"{self.file}.{datetime.now(UTC):%Y%m%d-%H%M%S}")
+        self.path.rename(self.folder / f"{self.file}.{datetime.now(UTC):%Y%m%d-%H%M%S.%f}")
         self.path.touch()
 
 
@@ -122,7 +111,7 @@ class Road:
     """Promtail and the Collector as processes, and what comes out at their end."""
 
     folder: Path
-    programs: dict[str, Path]
+    programs: Mapping[str, Path]
     receiver: Receiver
     promtail_text: str
     collector_text: str
@@ -131,51 +120,25 @@ class Road:
 
     @contextmanager
     def collector(self) -> Iterator[None]:
-        place = LocalPlace(self.config)
-        environment = environments.collector(place) | {
-            "POD_UID": "",
-            "KUBE_NODE_NAME": "",
-            "LOKI_URL": self.receiver.url,
-            "PROMETHEUS_URL": self.receiver.url,
-        }
         file = self.folder / "collector.yaml"
         file.write_text(self.collector_text)
-        command = [str(self.programs["otelcol"]), f"--config={file}"]
-        with self._running("collector", command, environment, self.config.url("collector_health")):
+        command = [str(self.programs["otelcol"]), *COLLECTOR_OPTIONS, f"--config={file}"]
+        own = collecting.environment(self.config, self.receiver)
+        with collecting.running(command, own, self.config.url("collector_health"), self.folder / "collector.out"):
             yield
 
     @contextmanager
     def promtail(self) -> Iterator[None]:
         file = self.folder / "promtail.yaml"
         file.write_text(self.promtail_text)
-        environment = environments.promtail(LocalPlace(self.config)) | {
+        own = environments.promtail(LocalPlace(self.config)) | {
             "PROMTAIL_LOG_GLOB": self.glob,
             "PROMTAIL_POSITIONS_FILE": str(self.folder / "positions.yaml"),
         }
         command = [str(self.programs["promtail"]), f"-config.file={file}", "-config.expand-env=true"]
-        with self._running("promtail", command, environment, f"{self.config.url('promtail_http')}/ready"):
+        ready_url = f"{self.config.url('promtail_http')}/ready"
+        with collecting.running(command, own, ready_url, self.folder / "promtail.out"):
             yield
-
-    @contextmanager
-    def _running(self, name: str, command: list[str], environment: dict[str, str], ready_url: str) -> Iterator[None]:
-        log = self.folder / f"{name}.out"
-        with log.open("ab") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-
-        def ready() -> bool:
-            if process.poll() is not None:
-                raise polling.Never(f"{name} died: {log.read_text()[-2000:]}")
-            try:
-                return httpx.get(ready_url, timeout=5).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        try:
-            until(ready, f"{name} to be ready", 30)
-            yield
-        finally:
-            process.terminate()
-            process.wait(30)
 
     def came(self, *texts: str) -> None:
         """Wait until a record with each of these texts has come."""
@@ -194,24 +157,6 @@ class Road:
         ]
 
 
-def free_offset() -> int:
-    """An offset that leaves all ports free, and below those that the system gives to clients."""
-    for offset in random.sample(range(13_000, 19_000), 1_000):
-        if all(is_free(port.default + offset) for port in PORTS):
-            return offset
-    raise AssertionError("no free ports")
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.HOST, port))
-        except OSError:
-            return False
-    return True
-
-
 def without(part: str, file: Path = PROMTAIL_CONFIG) -> str:
     """A configuration without one part, which must stand in it once."""
     text = file.read_text()
@@ -223,7 +168,7 @@ Roads = Callable[..., Road]
 
 
 @pytest.fixture
-def roads(programs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Roads]:
+def roads(programs: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Roads]:
     """Makes a road with a running Collector; Promtail is the test's to start."""
     monkeypatch.setenv("SIGHTGLASS_STATE_DIR", str(tmp_path / "state"))
     with ExitStack() as stack:
@@ -509,6 +454,88 @@ def test_rotation_and_restart_lose_and_repeat_nothing(roads: Roads) -> None:
         "while it is stopped",
         "last",
     ]
+
+
+def lines(count: int, start: int = 0) -> list[str]:
+    return [event(f"line {number}", filler="x" * 100) for number in range(start, start + count)]
+
+
+def renamed(folder: Path, service: str) -> Path:
+    """The newest file after a rotation that gives its name to the next, as supervisord's own does."""
+    file = folder / f"{service}.log"
+    for number in (2, 1):
+        older = folder / f"{service}.log.{number}"
+        if older.exists():
+            older.rename(folder / f"{service}.log.{number + 1}")
+    if file.exists():
+        file.rename(folder / f"{service}.log.1")
+    file.touch()
+    return file
+
+
+@pytest.mark.parametrize("rotate", [logfiles.begin, renamed], ids=["own names", "renamed"])
+def test_promtail_stopped_across_two_rotations(roads: Roads, rotate: Callable[[Path, str], Path]) -> None:
+    """Nothing is lost and nothing comes twice; with files that are renamed most is lost."""
+    road = roads(glob="logs/services/*.log")
+    folder = road.folder / "logs" / "services"
+    folder.mkdir(parents=True)
+
+    def write(file: Path, printed: list[str]) -> None:
+        with file.open("a") as opened:
+            opened.writelines(f"{text}\n" for text in printed)
+
+    file = rotate(folder, "text-classifier")
+    write(file, lines(900))
+    with road.promtail():
+        road.came('"line 899"')
+        write(file, lines(100, 900))
+        road.came('"line 999"')
+    for rotation in range(2):
+        write(file, lines(300, 1000 + 300 * rotation))
+        file = rotate(folder, "text-classifier")
+    write(file, lines(300, 1600))
+    with road.promtail():
+        write(file, lines(1, 1900))
+        if rotate is renamed:
+            polling.stays(lambda: None, duration=3, what="time in which lines would come")
+        else:
+            road.came('"line 1900"', '"line 1000"')
+    numbers = [int(json.loads(logged.body)["message"].split()[1]) for logged in list(road.receiver.logs)]
+    assert all(logged.resource["service.name"] == "text-classifier" for logged in road.receiver.logs)
+    assert numbers.count(0) == 1
+    lost = set(range(1000, 1900)) - set(numbers)
+    if rotate is renamed:
+        assert len(lost) >= 600
+    else:
+        assert sorted(numbers) == list(range(1901))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("read", "missed", "lost"), [(1000, 0, 0), (1000, 1, 300), (1000, 2, 600), (100, 1, 400)])
+def test_what_promtail_loses_of_a_pod_while_it_is_stopped(roads: Roads, read: int, missed: int, lost: int) -> None:
+    """A kubelet renames, and Promtail knows paths only: what a missed rotation put away unread is lost.
+
+    Where the newest file is longer than what was read of the first, as much of its beginning is lost as well.
+    """
+    road = roads()
+    pod = container(road.folder / "pods", "bounded", CLASSIFIER, "text-classifier")
+    for text in lines(read):
+        pod.write(text)
+    with road.promtail():
+        road.came(f'"line {read - 1}"')
+    number = read
+    for _ in range(missed):
+        for text in lines(300, number):
+            pod.write(text)
+        number += 300
+        pod.rotate()
+    for text in lines(300, number):
+        pod.write(text)
+    with road.promtail():
+        pod.write(event("line 5000"))
+        road.came('"line 5000"')
+    came = {int(json.loads(logged.body)["message"].split()[1]) for logged in road.of(CLASSIFIER)}
+    assert len(set(range(number + 300)) - came) == lost
 
 
 def test_services_on_one_machine_take_the_same_road(roads: Roads) -> None:

@@ -1,9 +1,12 @@
 """The polling helper: at least once, until true, stays true, and the last state in the message."""
 
+import time
+from itertools import pairwise
+
 import pytest
 
-from sightglass import polling
-from sightglass.polling import DeadlineError, Never, NotYet
+from sightglass.clients import polling
+from sightglass.clients.polling import DeadlineError, Never, NotYet
 
 
 class Probe:
@@ -58,3 +61,30 @@ def test_stays_returns_the_last_answer() -> None:
 def test_stays_ends_with_the_first_failure() -> None:
     with pytest.raises(DeadlineError, match="truth did not hold for 600 s; seen: call 3"):
         polling.stays(Probe(bad=3), duration=600, interval=0.001, what="truth")
+
+
+def test_pauses_grow_with_the_time_that_has_passed() -> None:
+    asked: list[float] = []
+
+    def probe() -> None:
+        asked.append(time.monotonic())
+        raise NotYet("nothing")
+
+    with pytest.raises(DeadlineError):
+        polling.until(probe, timeout=1.5, interval=0.01, slowest=0.1, what="the impossible")
+    pauses = [after - before for before, after in pairwise(asked)]
+    assert pauses[0] < 0.1 <= pauses[-1]
+    assert len(pauses) < 60
+
+
+def test_nothing_goes_on_after_a_deadline() -> None:
+    assert polling.time_left(7) == 7
+    with polling.deadline(time.monotonic() + 5):
+        assert 0 < polling.time_left(7) <= 5
+        assert polling.time_left(1) == 1
+        # The nearer one counts.
+        with polling.deadline(time.monotonic() + 60):
+            assert polling.time_left(7) <= 5
+        with polling.deadline(time.monotonic()), pytest.raises(NotYet, match="the time is up"):
+            polling.time_left(7)
+    assert polling.time_left(7) == 7

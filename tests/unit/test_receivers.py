@@ -2,17 +2,18 @@
 
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
-from sightglass import build, components, credentials, settings, up
-from sightglass.alerting import receivers
-from sightglass.components import HELM_CONFIG, Component
-from sightglass.errors import UserError
+from sightglass.facts import credentials, settings
+from sightglass.facts.errors import UserError
+from sightglass.local import components, up
+from sightglass.local.components import HELM_CONFIG, Component
+from sightglass.notify import receivers
 
 NATIVE = (HELM_CONFIG / "alertmanager" / "alertmanager.yaml").read_text()
 KEY = "0123456789abcdef0123456789abcdef"
@@ -187,11 +188,9 @@ def test_run_folder_is_for_its_owner_only_and_forgets_a_channel(
     assert {file.name for file in channels.iterdir()} == {"log.url"}
 
 
-@pytest.fixture(scope="module")
-def amtool() -> Path:
-    known = settings.load()
-    built = build.ensure_binaries(bin_dir=known.bin_dir, cache_dir=known.cache_dir, console=Console(stderr=True))
-    return built["amtool"]
+@pytest.fixture
+def amtool(programs: Mapping[str, Path]) -> Path:
+    return programs["amtool"]
 
 
 def check(amtool: Path, file: Path) -> subprocess.CompletedProcess[str]:

@@ -9,15 +9,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from sightglass import polling, processes
-from sightglass.components import Component
-from sightglass.errors import UserError
-from sightglass.polling import NotYet
-from sightglass.settings import PORTS, Settings
-from sightglass.stack import Stack, last_lines
+from sightglass.clients import polling
+from sightglass.clients.polling import NotYet
+from sightglass.facts.errors import UserError
+from sightglass.facts.settings import PORTS, Settings
+from sightglass.local import logfiles, processes
+from sightglass.local.components import Component
+from sightglass.local.stack import Stack, last_lines
 from tests.unit.ports import free_port
 
 FAKE = Path(__file__).with_name("fake_program.py")
@@ -75,11 +77,24 @@ def test_starts_in_dependency_order_and_leaves_no_process(bench: Bench) -> None:
 
 
 def test_what_comes_after_an_unready_program_is_not_started(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightglass.stack.READY_TIMEOUT", 1.0)
-    stack = bench.stack(bench.component("first", "--unready"), bench.component("second", after=("first",)))
+    monkeypatch.setattr("sightglass.local.stack.READY_TIMEOUT", 1.0)
+    first = bench.component("first", "--unready")
+    stack = bench.stack(first, bench.component("second", after=("first",)))
+    with pytest.raises(UserError, match=r"first to become ready; last seen: .*first\.log"):
+        stack.bring_up()
+    assert set(pids(stack)) == {"first"}
+
+    def answers() -> None:
+        try:
+            httpx.get(first.ready_url, trust_env=False)
+        except httpx.TransportError as error:
+            raise NotYet(str(error)) from None
+
+    # Now it had all the time that it takes to start.
+    polling.until(answers, timeout=60, what="an answer of the first")
     with pytest.raises(UserError, match=r"first to become ready; last seen: 503.*first\.log"):
         stack.bring_up()
-    assert "second" not in pids(stack)
+    assert set(pids(stack)) == {"first"}
 
 
 def test_second_bring_up_changes_nothing(bench: Bench) -> None:
@@ -191,7 +206,7 @@ def test_without_the_guardian_orphans_stay_until_the_next_start(bench: Bench) ->
     orphan = pids(stack)["plain"]
     runner.suspend()  # so that it does not start the guardian again
     for process in bench.members():
-        if "sightglass.guardian" in process.cmdline():
+        if "sightglass.local.guardian" in process.cmdline():
             process.kill()
     runner.kill()
     runner.wait(5)
@@ -228,7 +243,7 @@ def test_secrets_reach_only_their_program(bench: Bench) -> None:
 
 
 def test_log_is_rotated_and_nothing_of_it_is_lost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightglass.supervise.LOG_BYTES", "60KB")
+    monkeypatch.setattr("sightglass.local.supervise.LOG_BYTES", "60KB")
     stack = bench.stack(bench.component("talker", "--chatter", "1500"))
     stack.bring_up()
 
@@ -239,6 +254,27 @@ def test_log_is_rotated_and_nothing_of_it_is_lost(bench: Bench, monkeypatch: pyt
             raise NotYet(f"{len(numbers)} lines in {[file.name for file in files]}")
 
     polling.until(all_lines, timeout=10, what="all lines in rotated files")
+
+
+def test_output_that_is_tailed_goes_to_files_whose_names_stay(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightglass.local.logfiles.FILE_BYTES", 60_000)
+    talker = bench.component("talker", "--chatter", "1500", tailed=True)
+    stack = bench.stack(talker)
+    stack.bring_up()
+    folder = bench.settings.service_logs_dir
+
+    def all_lines() -> list[Path]:
+        files = logfiles.kept(folder, "talker")
+        numbers = [int(line) for file in files for line in file.read_text().splitlines() if line.isdecimal()]
+        if numbers != list(range(1500)):
+            raise NotYet(f"{len(numbers)} lines in {[file.name for file in files]}")
+        return files
+
+    files = polling.until(all_lines, timeout=10, what="all lines in order of the files' names")
+    assert len(files) == 3
+    assert set(files) == set(folder.iterdir())
+    assert talker.log.resolve() == files[-1]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 def test_gate_holds_back_its_component_only(bench: Bench) -> None:
@@ -301,3 +337,15 @@ def test_last_lines(tmp_path: Path) -> None:
     assert last_lines(file, 2) == ""
     file.write_text("1\n2\n3\n")
     assert last_lines(file, 2) == "2\n3"
+
+
+def test_a_model_that_is_trained_anew_restarts_its_service(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "flowers"
+    component = Component("flowers", [], "", "", tmp_path / "log", files=(folder,))
+    before = component.digest()
+    folder.mkdir(parents=True)
+    (folder / "model.joblib").write_bytes(b"first")
+    first = component.digest()
+    assert len({before, first, Component("flowers", [], "", "", tmp_path / "log", files=(folder,)).digest()}) == 2
+    (folder / "model.joblib").write_bytes(b"second")
+    assert component.digest() != first

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sightglass import credentials, settings
-from sightglass.errors import UserError
+from sightglass.facts import credentials, settings
+from sightglass.facts.errors import UserError
 
 
 def test_offset_moves_every_port_but_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +31,7 @@ def test_offset_moves_every_port_but_the_one_that_is_set(monkeypatch: pytest.Mon
     ],
 )
 def test_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str) -> None:
+    monkeypatch.delenv("SIGHTGLASS_PORT_OFFSET", raising=False)
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=sentence):
         settings.load()

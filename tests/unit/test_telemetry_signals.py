@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 
 from ml_telemetry import signals
-from ml_telemetry.signals import Instrument, Metric, prometheus_name
+from ml_telemetry.contract import Contract
+from ml_telemetry.signals import Instrument, LogEvent, Metric, Span, prometheus_name
+from tests.prices import DECLARATION as PRICES
+from text_classifier.declaration import DECLARATION as TEXT_CLASSIFIER
 
-# The names a query sees, as the design lists them, and one for what the telemetry itself lost.
+# The names that queries see: whoever changes one breaks what people wrote down.
 PROMETHEUS_NAMES = [
     "http_server_request_duration_seconds",
     "http_server_request_body_size_bytes",
@@ -17,36 +20,25 @@ PROMETHEUS_NAMES = [
     "http_server_active_requests",
     "ml_inference_duration_seconds",
     "ml_inference_batch_size",
+    "ml_inference_batch_retries_total",
     "ml_predictions_total",
     "ml_prediction_confidence_ratio",
+    "ml_prediction_value",
     "ml_requests_rejected_total",
-    "ml_input_characters",
-    "ml_input_words",
-    "ml_input_word_length",
-    "ml_input_alphabetic_ratio",
-    "ml_input_digit_ratio",
-    "ml_input_special_ratio",
-    "ml_input_out_of_vocabulary_ratio",
-    "ml_feedback_total",
-    "ml_feedback_lag_seconds",
-    "ml_feedback_coverage_ratio",
-    "ml_evaluation_score",
-    "ml_evaluation_support",
-    "ml_confusion_total",
-    "ml_performance_estimate",
-    "ml_reference_score",
-    "ml_drift_score",
-    "ml_drift_threshold",
-    "ml_drift_window_samples",
-    "ml_drift_last_run_timestamp_seconds",
-    "ml_inference_archive_records_total",
+    "ml_input_feature",
+    "ml_input_missing_total",
+    "ml_input_category_total",
+    "ml_limit_crossed_total",
     "ml_model_info",
+    "ml_model_limit",
     "ml_telemetry_dropped_total",
 ]
+MODELS = [Contract(declared) for declared in (TEXT_CLASSIFIER, PRICES)]
 
 
 def test_metrics_have_the_promised_prometheus_names() -> None:
     assert sorted(metric.prometheus_name for metric in signals.METRICS) == sorted(PROMETHEUS_NAMES)
+    assert {metric.name for model in MODELS for metric in model.metrics} == {one.name for one in signals.METRICS}
 
 
 @pytest.mark.parametrize(
@@ -70,17 +62,20 @@ def unbounded(metrics: tuple[Metric, ...]) -> list[str]:
     return [f"{metric.name}.{label.name}" for metric in metrics for label in metric.labels if not label.bound]
 
 
-def test_every_label_is_bounded() -> None:
-    assert unbounded(signals.METRICS) == []
-    broken = replace(signals.PREDICTIONS, labels=(*signals.PREDICTIONS.labels, signals.PREDICTION_ID))
+@pytest.mark.parametrize("model", MODELS)
+def test_every_label_of_a_declared_model_is_bounded(model: Contract) -> None:
+    assert unbounded(model.metrics) == []
+    broken = replace(signals.PREDICTIONS, labels=(signals.TRACK, signals.PREDICTION_ID))
     assert unbounded((broken,)) == ["ml.predictions.ml.prediction.id"]
 
 
-def test_bounds_are_those_of_the_design() -> None:
-    assert signals.VERSION.bound == 3
-    assert signals.LABEL.bound == signals.MAXIMUM_CLASSES + 1
-    assert signals.FEATURE.bound == 8
-    assert signals.SLICE.bound == 10
+def test_values_of_labels_are_those_of_the_declaration() -> None:
+    labels = {(metric.name, label.name): label.values for metric in MODELS[1].metrics for label in metric.labels}
+    assert labels["ml.inference.duration", "stage"] == ("prepare", "estimate")
+    assert labels["ml.input.category", "value"] == ("gas", "oil", "other", "missing")
+    assert len(labels["ml.input.feature", "feature"]) == 29
+    assert labels["ml.prediction.value", "unit"] == ("EUR",)
+    assert ("ml.predictions", "label") not in labels
 
 
 def test_histograms_have_rising_bounds_and_nothing_else_has_any() -> None:
@@ -89,28 +84,25 @@ def test_histograms_have_rising_bounds_and_nothing_else_has_any() -> None:
         assert list(metric.bounds) == sorted(set(metric.bounds)), metric.name
 
 
-def test_names_are_unique() -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_names_are_unique(model: Contract) -> None:
     for names in (
         [metric.name for metric in signals.METRICS],
-        [span.name for span in signals.SPANS],
+        [span.name for span in model.spans],
         [event.name for event in signals.LOG_EVENTS],
     ):
         assert len(names) == len(set(names))
 
 
-def test_an_attribute_name_has_one_meaning_within_a_signal() -> None:
-    for carrier in (*signals.SPANS, *signals.LOG_EVENTS):
+@pytest.mark.parametrize("model", MODELS)
+def test_an_attribute_name_has_one_meaning_within_a_signal(model: Contract) -> None:
+    carriers: list[Span | LogEvent] = [*model.spans, model.prediction_event, *signals.LOG_EVENTS]
+    for carrier in carriers:
         names = [attribute.name for attribute in carrier.attributes]
         assert len(names) == len(set(names)), carrier.name
-    assert {attribute.name for attribute in signals.attributes()} >= {"service.name", "ml.prediction.id", "stage"}
 
 
-def test_parents_of_spans_are_declared() -> None:
-    names = {span.name for span in signals.SPANS}
-    assert {span.parent for span in signals.SPANS if span.parent} <= names
-
-
-def test_only_the_request_part_is_emitted_so_far() -> None:
-    later = {m.name for m in signals.METRICS if not m.emitted}
-    assert {"ml.feedback", "ml.evaluation.score", "ml.drift.score", "ml.inference.archive.records"} <= later
-    assert not later & {"ml.predictions", "http.server.request.duration", "ml.model.info"}
+@pytest.mark.parametrize("model", MODELS)
+def test_parents_of_spans_are_declared(model: Contract) -> None:
+    names = {span.name for span in model.spans}
+    assert {span.parent for span in model.spans if span.parent} <= names

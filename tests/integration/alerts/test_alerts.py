@@ -11,10 +11,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from sightglass import polling
-from sightglass import settings as names
-from sightglass.backends import Alertmanager
-from sightglass.polling import NotYet
+from sightglass.clients import polling
+from sightglass.clients.backends import Alertmanager
+from sightglass.clients.polling import NotYet
+from sightglass.facts import settings as names
 from tests.integration import faults
 from tests.integration.receiver import Receiver
 from tests.integration.running import Running
@@ -56,9 +56,9 @@ def unsampled(stack: Running, _: Path) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def slow(stack: Running, _: Path) -> Iterator[None]:
-    """Answers are right and late, many of them."""
-    with faults.broken(stack, "slow"), faults.traffic(stack, rate=100, users=40):
+def poor(stack: Running, _: Path) -> Iterator[None]:
+    """Many answers are errors, and those that are right are late."""
+    with faults.broken(stack, "poor"), faults.traffic(stack, rate=100, users=40):
         yield
 
 
@@ -80,13 +80,18 @@ FAULTS = {
         (("LogsSilent", SERVICE), ("ServerDown", {"service_name": "promtail"})),
     ),
     "spans do not arrive": Fault(unsampled, (("SpansSilent", SERVICE),), leaves_traces=False),
-    "requests fail": Fault(broken("error"), (("AvailabilityBudgetBurnsFast", {}),), diluted=True),
-    "requests are slow": Fault(slow, (("LatencyBudgetBurnsFast", {}),), diluted=True),
+    "requests fail or are slow": Fault(
+        poor, (("AvailabilityBudgetBurnsFast", {}), ("LatencyBudgetBurnsFast", {})), diluted=True
+    ),
     "answers are empty": Fault(broken("empty"), (("AnswerWithoutPrediction", SERVICE), ("AnswerTooSmall", SERVICE))),
     "the model is unsure": Fault(broken("unsure"), (("ConfidenceCollapse", SERVICE),)),
     "too many requests": Fault(overloaded, (("Saturation", SERVICE),), busy=False),
     "data are refused for good": Fault(
-        lambda stack, _: faults.points_too_old(stack), (("CollectorDrops", {"signal": "metrics"}),)
+        lambda stack, _: faults.points_refused(stack), (("CollectorDrops", {"signal": "metrics"}),)
+    ),
+    "somebody sends what a server would refuse": Fault(
+        lambda stack, _: faults.points_left_out(stack),
+        (("TelemetryRefused", {"service_name": "foreign", "signal": "metrics", "reason": "time_behind"}),),
     ),
     "more than the collector can hold": Fault(
         lambda stack, _: faults.flood(stack), (("CollectorRefuses", {"signal": "traces"}),), busy=False
@@ -108,17 +113,18 @@ FAULTS = {
 
 
 ROUNDS = (
-    ("a server is down", "the canary is down", "a disk is full", "data are refused for good"),
-    ("the service is down",),
+    (
+        *("a server is down", "the canary is down", "a disk is full", "data are refused for good"),
+        "somebody sends what a server would refuse",
+    ),
     ("the collector is down",),
     ("log lines do not arrive", "spans do not arrive"),
-    ("requests are slow",),
-    ("requests fail",),
+    ("requests fail or are slow",),
     ("answers are empty", "a log file is taken away"),
     ("the model is unsure", "the object store is full"),
     ("too many requests",),
     ("more than the collector can hold",),
-    ("a queue fills",),
+    ("the service is down", "a queue fills"),
 )
 """Faults that do not hide each other are caused together, which takes less time."""
 
@@ -172,7 +178,8 @@ def expect_firing(stack: Running, receiver: Receiver, name: str, fault: Fault, b
     for alert, labels in fault.alerts:
         arrival = receiver.wait_for(alert, "firing", labels, FIRES, since=began)
         print(f"{alert} fired {arrival.time - began:.1f} s after: {name}")
-        assert alert in held(stack), "the receiver has it, Alertmanager does not"
+        # Another fault that is caused after this one may clear it for a moment, as a service that is replaced does.
+        polling.until(partial(expect_held, stack, alert), timeout=FIRES, what=f"{alert} at Alertmanager")
         expect_annotations(arrival.alert["annotations"], alert)
         if fault.leaves_traces:
             expect_traces(stack, arrival.alert["annotations"]["traces_query"])
@@ -182,6 +189,11 @@ def held(stack: Running) -> dict[str, dict[str, str]]:
     """Labels of the alerts that Alertmanager holds, by name."""
     alerts = Alertmanager(stack.target.alertmanager_url).alerts()
     return {alert["labels"]["alertname"]: alert["labels"] for alert in alerts}
+
+
+def expect_held(stack: Running, alert: str) -> None:
+    if alert not in (found := held(stack)):
+        raise NotYet(f"the receiver has it, Alertmanager has {sorted(found)}")
 
 
 def expect_gone(stack: Running, alert: str, labels: dict[str, str]) -> None:

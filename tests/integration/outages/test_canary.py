@@ -5,11 +5,11 @@ import time
 import psutil
 import pytest
 
-from sightglass import polling
-from sightglass import settings as names
-from sightglass.canary import DELAY, LOST, PROBE_EVENT, PROBES, SIGNAL, SPAN
-from sightglass.polling import NotYet
-from sightglass.verify.signals import SECOND
+from sightglass.clients import polling
+from sightglass.clients.polling import NotYet
+from sightglass.facts import settings as names
+from sightglass.runtime.canary import DELAY, LOST, PROBE_EVENT, PROBES, SIGNAL, SPAN
+from sightglass.verify.signal_checks import SECOND
 from tests.integration.running import PACE, Running
 
 WAIT = 30.0
@@ -56,7 +56,9 @@ def test_line_and_span_of_a_probe_have_one_trace_id(stack: Running) -> None:
     polling.until(both, timeout=WAIT, what="a line of the canary and its trace")
 
 
-@pytest.mark.parametrize(("component", "signal"), [("tempo", "traces"), ("promtail", "logs")])
+@pytest.mark.parametrize(
+    ("component", "signal"), [("tempo", "traces"), pytest.param("promtail", "logs", marks=pytest.mark.long)]
+)
 def test_exactly_the_signal_of_a_stopped_server_is_lost(stack: Running, component: str, signal: str) -> None:
     polling.until(lambda: all_found(stack), timeout=WAIT, what="every signal to be found")
     before = by_signal(stack, LOST.prometheus_name)

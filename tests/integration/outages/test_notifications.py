@@ -12,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from sightglass import build, components, credentials, http, polling, settings
-from sightglass.backends import Alertmanager
-from sightglass.polling import NotYet
+from sightglass.clients import http, polling
+from sightglass.clients.backends import Alertmanager
+from sightglass.clients.polling import NotYet
+from sightglass.facts import credentials, settings
+from sightglass.local import build, components
 from tests.integration.mail import MailServer
 from tests.integration.receiver import Receiver
 

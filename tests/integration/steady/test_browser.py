@@ -11,10 +11,11 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from sightglass import polling, up
+from sightglass.clients import polling
+from sightglass.local import up
 from sightglass.verify.predictions import Prediction, predict
 from sightglass.verify.run import verify
-from sightglass.verify.signals import Evidence, log_line, trace_by_id
+from sightglass.verify.signal_checks import Evidence, log_line, trace_by_id
 from tests.integration.running import Running
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -55,7 +56,7 @@ def page(stack: Running, grafana: str) -> Iterator[Page]:
 @pytest.fixture
 def prediction(stack: Running) -> Prediction:
     made = Evidence(stack.target)
-    made.predictions = [predict(stack.target.service_url)]
+    made.predictions = [predict(stack.target.endpoint())]
     for find in (log_line, trace_by_id):
         polling.until(lambda find=find: find(made), timeout=30, what=find.__name__)  # type: ignore[misc]
     return made.predictions[0]

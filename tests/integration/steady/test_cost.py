@@ -4,13 +4,13 @@ import re
 import subprocess
 import sys
 
-from load_testing.cost import BLOCKS, CHUNKS, COUNTERS
-from sightglass.settings import REPOSITORY, SERVICE
+from sightglass.facts.settings import REPOSITORY, SERVICE
+from sightglass.measure.cost import BLOCKS, CHUNKS, COUNTERS
 from tests.integration.running import Running
 
 
 def test_costs_are_measured_on_a_running_stack(stack: Running) -> None:
-    command = [sys.executable, "-m", "load_testing.cost", "--users", "1", "--seconds", "12", "--idle", "10"]
+    command = [sys.executable, "-m", "sightglass.measure.cost", "--users", "1", "--seconds", "12", "--idle", "10"]
     done = subprocess.run(
         command, cwd=REPOSITORY, env=stack.environment, capture_output=True, text=True, timeout=290, check=False
     )

@@ -4,24 +4,29 @@ import json
 import secrets
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dashboards import asking, catalogue, may_be_empty, questions
-from dashboards.asking import ask
+from dashboards import catalogue, may_be_empty, questions
 from dashboards.filling import Filling
 from dashboards.names import Source, Uid
 from dashboards.questions import Kind, Question
 from dashboards.variables import SLOW
-from load_testing.kinds import CORRUPTED
-from sightglass import backends, http, polling, up
-from sightglass import settings as names
-from sightglass.polling import DeadlineError, NotYet
-from sightglass.settings import REPOSITORY
-from sightglass.verify.predictions import TEXTS, predict
+from sightglass.clients import backends, http, polling
+from sightglass.clients.polling import DeadlineError, NotYet
+from sightglass.facts import settings as names
+from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.target import Endpoint
+from sightglass.local import requests, up
+from sightglass.measure import asking
+from sightglass.measure.asking import ask
+from sightglass.verify.predictions import bodies, predict
 from tests.integration.running import Running
 
 BOARDS = {board["uid"]: board for board in catalogue.load()}
@@ -34,15 +39,17 @@ WAIT = 90.0
 @pytest.fixture(scope="module")
 def traffic(stack: Running) -> Running:
     """The stack after predictions, one refusal of each kind, and a short load test."""
-    for text in TEXTS:
-        predict(stack.target.service_url, text)
-    for kind in CORRUPTED:
-        url = f"{stack.target.service_url}{kind.path}"
-        answer = http.session.request(kind.method, url, data=kind.body(TEXTS[0]), timeout=10)
-        assert answer.status_code == kind.status, kind.name
+    for endpoint in stack.target.services:
+        for body in bodies(endpoint):
+            predict(endpoint, body)
+    mistakes = {one.name: one for one in requests.of(stack.target.endpoint().service).of_kind("corrupted")}
+    for name, one in mistakes.items():
+        url = f"{stack.target.endpoint().url}{one.path}"
+        answer = http.session.request(one.method, url, data=one.content, timeout=10)
+        assert answer.status_code == one.status, name
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "load_testing", "--corpus", "small", "--users", "10"),
+            *(sys.executable, "-m", "load_testing", "--real", "--users", "10"),
             *("--duration", str(LOAD_SECONDS), "--corrupt", "0.2", "--max-p99", "9000"),
         ],
         cwd=REPOSITORY,
@@ -61,23 +68,25 @@ def filling(question: Question, **values: str) -> Filling:
     return Filling.defaults(BOARDS[question.dashboard]).choose(slow=SLOW[0], **values)
 
 
-def problems(stack: Running, asked: list[Question]) -> dict[Question, str]:
-    """What is wrong with each answer; an empty one is not, where a reason for it is written down."""
-    answers = [ask(stack.target, question, filling(question)) for question in asked]
+def problems(stack: Running, asked: list[Question], name: str | None = None) -> dict[Question, str]:
+    """What is wrong with each answer for a service; an empty one is not, where a reason for it is written down."""
+    endpoint = stack.target.endpoint(name)
+    chosen = {"service": endpoint.name, "route": endpoint.declaration.route}
+    answers = [ask(stack.target, question, filling(question, **chosen)) for question in asked]
     return {
         answer.question: answer.problem
         for answer in answers
-        if answer.problem and (answer.error or not may_be_empty.reason(answer.question))
+        if answer.problem and (answer.error or not may_be_empty.reason(answer.question, endpoint.declaration))
     }
 
 
-def expect_answers(stack: Running, asked: list[Question], *, timeout: float = WAIT) -> None:
-    """Each question is answered in time; those that are not are listed one by one."""
+def expect_answers(stack: Running, asked: list[Question], name: str | None = None, *, timeout: float = WAIT) -> None:
+    """Each question about a service is answered in time; those that are not are listed one by one."""
     left = asked
 
     def all_answered() -> None:
         nonlocal left
-        wrong = problems(stack, left)
+        wrong = problems(stack, left, name)
         left = list(wrong)
         if wrong:
             raise NotYet("\n".join(["", *wrong.values()]))
@@ -89,6 +98,32 @@ def expect_answers(stack: Running, asked: list[Question], *, timeout: float = WA
 @pytest.mark.parametrize("uid", Uid)
 def test_every_query_has_an_answer(traffic: Running, uid: Uid) -> None:
     expect_answers(traffic, [question for question in QUESTIONS if question.dashboard == uid])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [service.name for service in names.SERVICES[1:]])
+def test_the_same_board_shows_every_service(traffic: Running, name: str) -> None:
+    with asked_for(traffic.target.endpoint(name)):
+        expect_answers(traffic, [question for question in QUESTIONS if question.dashboard == Uid.MODEL], name)
+
+
+@contextmanager
+def asked_for(endpoint: Endpoint) -> Iterator[None]:
+    """Predictions all the time: panels look back over some seconds only."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.3):
+            for body in bodies(endpoint):
+                predict(endpoint, body)
+
+    caller = threading.Thread(target=ask, daemon=True)
+    caller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        caller.join()
 
 
 BROKEN = {
@@ -143,7 +178,7 @@ def unknown_series(stack: Running, asked: list[Question]) -> dict[str, set[str]]
     there = set(answer["data"]) | may_be_empty.BORN_LATE.keys()
     missing: dict[str, set[str]] = {}
     for question in asked:
-        if not may_be_empty.reason(question):
+        if not may_be_empty.reason(question, stack.target.endpoint().declaration):
             for name in asking.series_names(stack.target, question, filling(question)) - there:
                 missing.setdefault(name, set()).add(question.name)
     return missing
@@ -233,7 +268,7 @@ def test_grafana_has_the_dashboard_as_it_is_committed(stack: Running, uid: Uid) 
 
 def bench(stack: Running, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "dashboards.bench", *options],
+        [sys.executable, "-m", "sightglass.measure.dashboard_seconds", *options],
         cwd=REPOSITORY,
         env={**stack.environment, "COLUMNS": "160"},
         capture_output=True,

@@ -7,10 +7,13 @@ import psutil
 import pytest
 from minio.error import S3Error
 
-from sightglass import http, polling, processes, storage
-from sightglass import settings as names
-from sightglass.credentials import S3User
-from sightglass.polling import NotYet
+from sightglass.clients import buckets, http, polling
+from sightglass.clients.polling import NotYet
+from sightglass.facts import object_storage
+from sightglass.facts import settings as names
+from sightglass.facts.credentials import S3User
+from sightglass.local import processes
+from sightglass.runtime import storage
 from tests.integration.running import Running
 
 
@@ -60,18 +63,18 @@ def test_each_server_gets_only_its_own_secret(stack: Running) -> None:
 @pytest.mark.parametrize(
     ("user", "bucket", "may"),
     [
-        ("loki", names.LOKI_BUCKET, {"read", "write"}),
-        ("loki", names.TEMPO_BUCKET, set()),
-        ("tempo", names.TEMPO_BUCKET, {"read", "write"}),
-        ("tempo", names.LOKI_BUCKET, set()),
-        ("reader", names.LOKI_BUCKET, {"read"}),
-        ("reader", names.TEMPO_BUCKET, {"read"}),
-        ("metrics", names.LOKI_BUCKET, set()),
+        ("loki", object_storage.LOKI_BUCKET, {"read", "write"}),
+        ("loki", object_storage.TEMPO_BUCKET, set()),
+        ("tempo", object_storage.TEMPO_BUCKET, {"read", "write"}),
+        ("tempo", object_storage.LOKI_BUCKET, set()),
+        ("reader", object_storage.LOKI_BUCKET, {"read"}),
+        ("reader", object_storage.TEMPO_BUCKET, {"read"}),
+        ("metrics", object_storage.LOKI_BUCKET, set()),
     ],
 )
 def test_bucket_access(stack: Running, user: str, bucket: str, may: set[str]) -> None:
     account: S3User = getattr(stack.credentials, user)
-    client = storage.client(stack.target.s3_endpoint.removeprefix("http://"), account)
+    client = buckets.client(stack.target.s3_endpoint.removeprefix("http://"), account)
     can = set()
     try:
         next(iter(client.list_objects(bucket_name=bucket)), None)

@@ -8,13 +8,15 @@ from dataclasses import replace
 import pytest
 
 from ml_telemetry import signals
-from sightglass import http, polling
-from sightglass import settings as names
-from sightglass.backends import Span
-from sightglass.polling import DeadlineError, NotYet
-from sightglass.verify.predictions import TEXTS, Prediction, predict, traceparent
-from sightglass.verify.signals import HTTP_BUCKET, HTTP_COUNT, PREDICTIONS, REQUEST_SPANS, SECOND, expect_tree
+from sightglass.clients import buckets, http, polling
+from sightglass.clients.backends import Span
+from sightglass.clients.polling import DeadlineError, NotYet
+from sightglass.facts import object_storage
+from sightglass.facts import settings as names
+from sightglass.verify.predictions import Prediction, bodies, predict, traceparent
+from sightglass.verify.signal_checks import HTTP_BUCKET, HTTP_COUNT, PREDICTIONS, SECOND, expect_tree, request_spans
 from tests.integration.running import Running
+from text_classifier.declaration import CONTRACT, DECLARATION
 
 WAIT = 15.0
 SERVICE = f'service_name="{names.SERVICE}"'
@@ -22,7 +24,7 @@ SERVICE = f'service_name="{names.SERVICE}"'
 
 @pytest.fixture(scope="module")
 def prediction(stack: Running) -> Prediction:
-    return predict(stack.target.service_url, TEXTS[0])
+    return predict(stack.target.endpoint())
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def spans(stack: Running, prediction: Prediction) -> list[Span]:
 def complete_trace(stack: Running, prediction: Prediction) -> list[Span]:
     def tree() -> list[Span]:
         found = stack.tempo.trace(prediction.trace_id)
-        expect_tree(found, prediction)
+        expect_tree(found, prediction, CONTRACT)
         return found
 
     return polling.until(tree, timeout=WAIT, what="the whole trace")
@@ -42,7 +44,7 @@ def complete_trace(stack: Running, prediction: Prediction) -> list[Span]:
 def rejected(stack: Running, body: bytes, path: str = "/predict") -> tuple[str, http.Response]:
     trace_id = secrets.token_hex(16)
     headers = {"traceparent": traceparent(trace_id, secrets.token_hex(8)), "content-type": "application/json"}
-    answer = http.session.post(f"{stack.target.service_url}{path}", data=body, headers=headers)
+    answer = http.session.post(f"{stack.target.endpoint().url}{path}", data=body, headers=headers)
     return trace_id, answer
 
 
@@ -69,19 +71,19 @@ def test_answer_carries_the_callers_trace(prediction: Prediction) -> None:
 
 
 def test_span_tree_by_id(spans: list[Span], prediction: Prediction) -> None:
-    assert {span.name for span in spans} == {name for name, _ in REQUEST_SPANS}
+    assert {span.name for span in spans} == {name for name, _ in request_spans(CONTRACT)}
     by_name = {span.name: span for span in spans}
-    root = by_name[signals.REQUEST_SPAN.name]
+    root = by_name[CONTRACT.request_span]
     assert (root.kind, root.parent_id, root.status) == ("server", prediction.parent_id, "UNSET")
     assert root.attributes["ml.prediction.id"] == prediction.prediction_id
     assert root.attributes["http.response.status_code"] == 200
     assert root.attributes["http.route"] == "/predict"
     assert by_name["predict"].attributes["ml.prediction.label"] == prediction.answer["label"]
     assert by_name["predict"].attributes["ml.model.version"] == prediction.answer["model"]["version"]
-    assert by_name["preprocess"].attributes["ml.input.characters"] == len(TEXTS[0])
+    assert by_name["preprocess"].attributes["ml.input.characters"] == len(DECLARATION.samples[0].request["text"])
     for span in spans:
         assert root.start <= span.start <= span.end <= root.end, span
-        declared = next(known for known in signals.SPANS if known.name == span.name)
+        declared = next(known for known in CONTRACT.spans if known.name == span.name)
         assert span.kind == declared.kind
         assert set(span.attributes) <= {attribute.name for attribute in declared.attributes}
         assert span.resource["service.name"] == names.SERVICE
@@ -93,10 +95,10 @@ def test_span_tree_by_id(spans: list[Span], prediction: Prediction) -> None:
 def test_a_missing_span_or_a_wrong_parent_fails(spans: list[Span], prediction: Prediction) -> None:
     without = [span for span in spans if span.name != "vectorize"]
     with pytest.raises(NotYet, match="vectorize"):
-        expect_tree(without, prediction)
+        expect_tree(without, prediction, CONTRACT)
     stranger = replace(prediction, parent_id="0" * 16)
     with pytest.raises(NotYet, match="not the caller's"):
-        expect_tree(spans, stranger)
+        expect_tree(spans, stranger, CONTRACT)
 
 
 def test_predict_span_links_to_its_batch(stack: Running, spans: list[Span], prediction: Prediction) -> None:
@@ -106,7 +108,7 @@ def test_predict_span_links_to_its_batch(stack: Running, spans: list[Span], pred
         return stack.tempo.trace(batch_trace)[0]
 
     found = polling.until(batch, timeout=WAIT, what="the batch's own trace")
-    assert found.name == signals.BATCH_SPAN.name
+    assert found.name == signals.BATCH_SPAN
     assert prediction.trace_id in found.links
 
 
@@ -136,7 +138,7 @@ def test_log_line_with_structured_metadata_exactly_once(stack: Running, predicti
     assert labels["ml_prediction_id"] == line["ml.prediction.id"] == prediction.prediction_id
     assert labels["level"] == "info"
     assert line["ml.prediction.label"] == prediction.answer["label"]
-    declared = {attribute.name for attribute in signals.PREDICTION_EVENT.attributes}
+    declared = {attribute.name for attribute in CONTRACT.prediction_event.attributes}
     assert set(line) == {*signals.LOG_KEYS, *declared}
 
     def once() -> int:
@@ -152,19 +154,20 @@ def test_log_line_with_structured_metadata_exactly_once(stack: Running, predicti
 def test_index_labels_are_the_contracts_few(stack: Running, prediction: Prediction) -> None:
     lines_of(stack, prediction.trace_id, prediction.sent)
     start, end = window(prediction.sent)
-    # Loki cuts a stream in two by a label of its own, while more comes in than one should take.
-    assert stack.loki.index_labels(start=start, end=end) - {"__stream_shard__"} == {
+    # Loki cuts a stream in two by a label of its own, while more comes in than one should take; late lines have `late`.
+    assert stack.loki.index_labels(start=start, end=end) - {"__stream_shard__", "late"} == {
         *("service_name", "service_namespace", "deployment_environment_name", "level")
     }
 
 
 def test_counters_and_histograms_grow_by_what_was_sent(stack: Running) -> None:
-    label = predict(stack.target.service_url, TEXTS[1]).answer["label"]
+    label = predict(stack.target.endpoint(), bodies(stack.target.endpoint())[1]).answer["label"]
     counter = f'sum({PREDICTIONS}{{{SERVICE}, label="{label}"}})'
     histogram = f'sum({HTTP_COUNT}{{{SERVICE}, http_route="/predict", http_response_status_code="200"}})'
-    expected = [signals.CHARACTERS, signals.CONFIDENCE, signals.INFERENCE_DURATION, signals.INFERENCE_BATCH_SIZE]
+    expected = [signals.CONFIDENCE, signals.INFERENCE_DURATION, signals.INFERENCE_BATCH_SIZE]
     others = [f"sum({metric.prometheus_name}_count{{{SERVICE}}})" for metric in expected]
-    queries = [counter, histogram, *others]
+    feature = f'{signals.FEATURE_VALUE.prometheus_name}{{{SERVICE}, feature="characters"}}'
+    queries = [counter, histogram, f"histogram_count(sum({feature}))", *others]
 
     def settled() -> list[float]:
         """What Prometheus has when nothing more comes: two equal answers, two exports apart."""
@@ -182,7 +185,7 @@ def test_counters_and_histograms_grow_by_what_was_sent(stack: Running) -> None:
 
     before = polling.until(settled, timeout=WAIT, what="the earlier requests to be counted")
     for _ in range(3):
-        predict(stack.target.service_url, TEXTS[1])
+        predict(stack.target.endpoint(), bodies(stack.target.endpoint())[1])
 
     def grown() -> list[float]:
         now = [stack.prometheus.total(query) - was for query, was in zip(queries, before, strict=True)]
@@ -195,18 +198,19 @@ def test_counters_and_histograms_grow_by_what_was_sent(stack: Running) -> None:
 
 def test_every_metric_of_the_contract_is_there(stack: Running, prediction: Prediction) -> None:
     missing = []
-    for metric in signals.METRICS:
+    for metric in CONTRACT.metrics:
         name = metric.prometheus_name + ("_count" if metric.instrument is signals.Instrument.HISTOGRAM else "")
-        if metric.emitted and not stack.prometheus.query(f"{name}{{{SERVICE}}}"):
+        if not stack.prometheus.query(f"count({name}{{{SERVICE}}})"):
             missing.append(name)
-    # These two count what has not happened: they appear with the first such event.
-    assert set(missing) <= {signals.REJECTED.prometheus_name, signals.TELEMETRY_DROPPED.prometheus_name}
+    # These count what has not happened: they appear with the first such event.
+    unheard = (signals.REJECTED, signals.TELEMETRY_DROPPED, signals.FEATURE_MISSING)
+    assert set(missing) <= {metric.prometheus_name for metric in unheard}
     infos = stack.prometheus.query(f"{signals.MODEL_INFO.prometheus_name}{{{SERVICE}}}")
     assert {(info.value, info.labels["version"]) for info in infos} == {(1, prediction.answer["model"]["version"])}
 
 
 def test_exemplars_carry_our_trace_ids(stack: Running) -> None:
-    sent = [predict(stack.target.service_url, text) for text in TEXTS]
+    sent = [predict(stack.target.endpoint(), body) for body in bodies(stack.target.endpoint())]
     began = sent[0].sent / SECOND
 
     def ours(selector: str) -> set[str]:
@@ -275,7 +279,7 @@ def trace_id_known(answer: http.Response) -> bool:
 
 
 def test_unsampled_request_has_a_line_and_no_trace(stack: Running) -> None:
-    unsampled = predict(stack.target.service_url, sampled=False)
+    unsampled = predict(stack.target.endpoint(), sampled=False)
     (labels,) = lines_of(stack, unsampled.trace_id, unsampled.sent)
     assert json.loads(labels["line"])["trace_flags"] == "00"
 
@@ -323,10 +327,10 @@ def test_objects_of_loki_and_tempo_are_in_minio(stack: Running, prediction: Pred
         return stack.tempo.trace(prediction.trace_id, mode="blocks")
 
     assert polling.until(trace_in_blocks, timeout=60, what="the trace in a block of the bucket")
-    s3 = stack.target.s3()
+    s3 = buckets.reader(stack.target)
 
     def chunk() -> str:
-        for item in s3.list_objects(bucket_name=names.LOKI_BUCKET, prefix="fake/", recursive=True):
+        for item in s3.list_objects(bucket_name=object_storage.LOKI_BUCKET, prefix="fake/", recursive=True):
             first, last, _ = str(item.object_name).rsplit("/", 1)[-1].split(":")
             if int(first, 16) <= prediction.sent // 10**6 + 1000 and int(last, 16) >= prediction.sent // 10**6:
                 return str(item.object_name)

@@ -74,12 +74,19 @@ def requests(metric: str = "http_server_request_duration_seconds_count", status:
     return named(metric, http_route="/predict", http_response_status_code=status, **labels)
 
 
+def model(**labels: str) -> Series:
+    """What a service says of its model: on which route it predicts."""
+    return {named("ml_model_info", http_route="/predict", **labels): gauge((END, 1))}
+
+
 def ended(case: Case, cleared: int, series: Series | None = None) -> Case:
     """The same story until the alert has cleared."""
     told = case.series if series is None else series
     return replace(case, kind="clears", series=told, quiet=(cleared,))
 
 
+OBSERVED: Final = {f'observed:service:info{{service_name="{SERVICE}"}}': gauge((END, 1))}
+"""Which service there must be, as the table of services says."""
 PROMETHEUS: Final = {'process_start_time_seconds{service_name="prometheus"}': gauge((END, 0))}
 ALIVE: Final = {named("otelcol_process_uptime_total", service_name="otel-collector"): counter((END, 1))}
 
@@ -87,9 +94,11 @@ ALIVE: Final = {named("otelcol_process_uptime_total", service_name="otel-collect
 # --- Something is gone ------------------------------------------------------------------------------------------------
 
 
-def gone(alert: str, series: str, labels: Mapping[str, str], window: int, hold: int) -> Iterator[Case]:
+def gone(
+    alert: str, series: str, labels: Mapping[str, str], window: int, hold: int, more: Series | None = None
+) -> Iterator[Case]:
     """A pushed series ends at 300 s: silent after its window, fires when it stays so; also at the very start."""
-    others = PROMETHEUS if alert == "CollectorDown" else PROMETHEUS | ALIVE
+    others = {**(more or {}), **PROMETHEUS, **({} if alert == "CollectorDown" else ALIVE)}
     at = 295 + window + hold
     dead = Case(
         *(alert, "fires", {**others, series: counter((300, 1), (200, None), (500, 1))}),
@@ -109,13 +118,19 @@ def gone(alert: str, series: str, labels: Mapping[str, str], window: int, hold: 
     yield Case(alert, "below", {**others, series: counter((175, None), (600, 1))}, (175, 240), note="a slow start")
     if alert != "CollectorDown":
         silent = {name: counter((300, 1), (END, None)) for name in ALIVE}
-        yield Case(
-            alert, "below", {**PROMETHEUS, **silent, series: counter((300, 1))}, (at, 900), note="the Collector is gone"
-        )
+        both = {**others, **silent, series: counter((300, 1))}
+        yield Case(alert, "below", both, (at, 900), note="the Collector is gone")
 
 
 def _gone() -> Iterator[Case]:
-    yield from gone("ServiceDown", named("ml_model_info"), {"service_name": SERVICE}, 15, 45)
+    yield from gone("ServiceDown", named("ml_model_info"), {"service_name": SERVICE}, 15, 45, OBSERVED)
+    both = {**OBSERVED, 'observed:service:info{service_name="other"}': gauge((END, 1)), **PROMETHEUS, **ALIVE}
+    one = {**both, named("ml_model_info"): counter((END, 1))}
+    yield Case("ServiceDown", "fires", one, (220,), 225, {"service_name": "other"}, note="another service is down")
+    two = {**one, named("ml_model_info", service_name="other"): counter((300, 1), (900, None))}
+    yield Case("ServiceDown", "fires", two, (350,), 355, {"service_name": "other"}, note="another service goes down")
+    left = {**PROMETHEUS, **ALIVE, named("ml_model_info"): counter((300, 1), (900, None))}
+    yield Case("ServiceDown", "below", left, (400, 900), note="a service that was left out")
     (uptime,) = ALIVE
     yield from gone("CollectorDown", uptime, {"service_name": "otel-collector"}, 20, 40)
     probes = named("canary_probes_total", service_name="canary", signal="traces")
@@ -146,7 +161,7 @@ def _server_down() -> Iterator[Case]:
 
 def silence(alert: str, total: str) -> Iterator[Case]:
     """Requests go on at twelve a minute, and what the Collector receives of them ends at 300 s."""
-    served = {requests(): counter((END, 0.2))}
+    served = {**model(), requests(): counter((END, 0.2))}
     labels = {"service_name": SERVICE}
     ends = Case(
         *(alert, "fires", {**served, named(total): counter((300, 1), (200, None), (500, 1))}),
@@ -160,12 +175,15 @@ def silence(alert: str, total: str) -> Iterator[Case]:
     stands = {**served, named(total): counter((300, 1), (200, 0))}
     yield Case(alert, "fires", stands, (385,), 390, labels, "12", note="the number stays the same")
     yield Case(alert, "fires", served, (), 385, labels, "12", note="there never was any")
-    few = {requests(): counter((END, 0.15)), named(total): counter((300, 1))}
+    few = {**model(), requests(): counter((END, 0.15)), named(total): counter((300, 1))}
     yield Case(alert, "below", few, (385, 900), note="nine requests a minute")
     yield Case(alert, "below", {**served, named(total): counter((END, 1 / 30))}, (385, 900), note="a few arrive")
     foreign = {**served, named(total): counter((END, 1)), requests(service_name="other"): counter((END, 0.1))}
+    foreign |= model(service_name="other")
     yield Case(alert, "below", foreign, (385, 900), note="another service serves little")
-    burst = {requests(): counter((300, None), (600, 0.2)), named(total): counter((300, None), (600, 1))}
+    pages = {**model(), requests().replace("/predict", "/docs"): counter((END, 1))}
+    yield Case(alert, "below", pages, (385, 900), note="nobody asks for a prediction")
+    burst = {**model(), requests(): counter((300, None), (600, 0.2)), named(total): counter((300, None), (600, 1))}
     yield Case(alert, "below", burst, (330, 345, 385), note="the first requests")
 
 
@@ -190,7 +208,7 @@ def _wrong_content() -> Iterator[Case]:
     predictions = named("ml_predictions_total", label="rec.autos", track="stable")
 
     def unbacked(rate: float, more: float) -> Series:
-        return {requests(): jump(600, more, rate), predictions: counter((END, rate))}
+        return {**model(), requests(): jump(600, more, rate), predictions: counter((END, rate))}
 
     labels = {"service_name": SERVICE}
     alert = "AnswerWithoutPrediction"
@@ -198,13 +216,16 @@ def _wrong_content() -> Iterator[Case]:
     yield many
     yield ended(many, 660)
     yield Case(alert, "fires", unbacked(0.1, 6), (625,), 630, labels, "47.83%", "many of few")
-    none = {requests(): counter((END, 0.1))}
+    none = {**model(), requests(): counter((END, 0.1))}
     yield Case(alert, "fires", none, (75,), 80, labels, "100%", "no prediction ever")
     yield Case(alert, "below", unbacked(10, 5), (630, 655), note="too small a share")
     yield Case(alert, "below", unbacked(0.1, 4), (630, 655), note="too few")
     refused = {**unbacked(10, 0), requests(status="422"): counter((END, 10))}
     yield Case(alert, "below", refused, (630, 800), note="refused requests have no prediction")
+    pages = {**unbacked(10, 0), requests().replace("/predict", "/docs"): counter((END, 10))}
+    yield Case(alert, "below", pages, (630, 800), note="another route has no prediction")
     restart = {
+        **model(),
         requests(): counter((600, 10)),
         predictions: counter((600, 10)),
         requests(service_instance_id="b"): counter((620, None), (500, 10)),
@@ -213,11 +234,11 @@ def _wrong_content() -> Iterator[Case]:
     yield Case(alert, "below", restart, (620, 660, 900, 1000), note="a restart")
 
     def small(rate: float, more: float) -> Series:
-        body = "http_server_response_body_size_bytes"
-        answers = requests(f"{body}_count")
-        return {answers: jump(600, more, rate), requests(f"{body}_bucket", le="256"): jump(600, more)}
+        crossed = named("ml_limit_crossed_total", limit="smallest_answer_bytes")
+        declared = {named("ml_model_limit", limit="smallest_answer_bytes"): gauge((END, 256))}
+        return {**model(), **declared, requests(): jump(600, more, rate), crossed: jump(600, more)}
 
-    alert = "AnswerTooSmall"
+    alert, labels = "AnswerTooSmall", {"service_name": SERVICE, "declared": "256"}
     many = Case(alert, "fires", small(10, 7), (625,), 630, labels, "1.152%", "few of many")
     yield many
     yield ended(many, 660)
@@ -227,25 +248,31 @@ def _wrong_content() -> Iterator[Case]:
 
 
 def _confidence() -> Iterator[Case]:
-    def unsure(rate: float, share: float, until: int = END) -> Series:
-        name = "ml_prediction_confidence_ratio"
+    def unsure(rate: float, share: float, until: int = END, synthetic: str = "false") -> Series:
+        asked = {"track": "stable", "synthetic": synthetic}
+        crossed = named("ml_limit_crossed_total", limit="confidence", **asked)
         return {
-            named(f"{name}_count", track="stable"): counter((END, rate)),
-            named(f"{name}_bucket", track="stable", le="0.5"): counter((until, rate * share), (END - until + STEP, 0)),
+            named("ml_model_limit", limit="confidence"): gauge((END, 0.45)),
+            named("ml_predictions_total", label="rec.autos", **asked): counter((END, rate)),
+            crossed: counter((until, rate * share), (END - until + STEP, 0)),
         }
 
-    alert, labels = "ConfidenceCollapse", {"service_name": SERVICE, "track": "stable"}
+    alert, labels = "ConfidenceCollapse", {"service_name": SERVICE, "track": "stable", "declared": "0.45"}
     most = Case(alert, "fires", unsure(1, 0.6), (85,), 90, labels, "60%")
     yield most
     yield ended(replace(most, firing=590), 660, unsure(1, 0.6, until=600))
     yield Case(alert, "fires", unsure(0.32, 0.6), (150,), 155, labels, "60%", "few predictions")
     yield Case(alert, "below", unsure(1, 0.4), (90, 900), note="not most")
+    yield Case(alert, "below", unsure(1, 0.6, synthetic="true"), (90, 900), note="a load test's input")
+    two = {**unsure(1, 0.6), named("ml_model_limit", limit="confidence", service_instance_id="b"): gauge((END, 0.4))}
+    yield Case(alert, "fires", two, (85,), 90, labels, "60%", note="two versions declare different limits")
     yield Case(alert, "below", unsure(0.2, 0.6), (155, 900), note="too few predictions")
 
 
 def _saturation() -> Iterator[Case]:
     def turned_away(rate: float, more: float, reason: str = "overloaded") -> Series:
-        return {requests(): counter((END, rate)), named("ml_requests_rejected_total", reason=reason): jump(600, more)}
+        rejected = named("ml_requests_rejected_total", reason=reason)
+        return {**model(), requests(): counter((END, rate)), rejected: jump(600, more)}
 
     alert, labels = "Saturation", {"service_name": SERVICE, "sign": "rejections"}
     many = Case(alert, "fires", turned_away(10, 7), (610,), 615, labels, "1.167%", "few of many")
@@ -257,16 +284,17 @@ def _saturation() -> Iterator[Case]:
     yield Case(alert, "below", turned_away(1, 100, "empty_text"), (615, 655), note="the callers' own mistakes")
     active = named("http_server_active_requests", http_request_method="POST")
     labels = {"service_name": SERVICE, "sign": "active_requests"}
+    declared = {named("ml_model_limit", limit="in_progress"): gauge((END, 96))}
     waiting = Case(
-        *(alert, "fires", {active: gauge((300, 0), (200, 110), (500, 0))}, (325,), 330),
+        *(alert, "fires", {**declared, active: gauge((300, 0), (200, 110), (500, 0))}, (325,), 330),
         labels=labels,
-        value="110",
+        value="1.146",
         note="requests wait",
     )
     yield waiting
     yield ended(waiting, 500)
-    yield Case(alert, "below", {active: gauge((300, 0), (200, 80))}, (330, 450), note="not so many wait")
-    yield Case(alert, "below", {active: gauge((300, 0), (20, 110))}, (330, 450), note="the worker is gone")
+    yield Case(alert, "below", {**declared, active: gauge((300, 0), (200, 80))}, (330, 450), note="not so many wait")
+    yield Case(alert, "below", {**declared, active: gauge((300, 0), (20, 110))}, (330, 450), note="the worker is gone")
 
 
 # --- The road of the signals ------------------------------------------------------------------------------------------
@@ -293,6 +321,15 @@ def _collector() -> Iterator[Case]:
                 "CollectorDrops", "fires", {series: jump(300, 24)}, (295,), 300, labels, "24", f"more {item}, {kind}"
             )
             yield Case("CollectorDrops", "below", {series: jump(300, 0)}, (300, 600), note=f"{signal}, {kind}")
+    labels = {"service_name": "foreign", "signal": "metrics", "reason": "time_ahead"}
+    series = named("telemetry_refused_total", **labels)
+    first = {series: gauge((300, None), (900, 7))}
+    left_out = Case("TelemetryRefused", "fires", first, (295,), 300, labels, "7")
+    yield left_out
+    yield ended(left_out, 360)
+    yield Case("TelemetryRefused", "fires", {series: jump(300, 24)}, (295,), 300, labels, "24", note="more of them")
+    yield Case("TelemetryRefused", "below", {series: jump(300, 0)}, (300, 600))
+    yield from _behind()
     labels = {"exporter": "otlp_http/loki", "data_type": "logs"}
     size, capacity = (named(f"otelcol_exporter_queue_{n}", service_name="c", **labels) for n in ("size", "capacity"))
     fills = {size: gauge((300, 10), (200, 60), (500, 10)), capacity: gauge((1000, 100))}
@@ -300,6 +337,16 @@ def _collector() -> Iterator[Case]:
     yield full
     yield ended(full, 500)
     yield Case("CollectorQueueFills", "below", {**fills, size: gauge((300, 10), (200, 40))}, (330, 450))
+
+
+def _behind() -> Iterator[Case]:
+    labels = {"service_name": "promtail", "instance": "a", "path": "/var/log/pods/x/0.log"}
+    size, read = (named(f"promtail_{kind}_bytes_total", service_instance_id="", **labels) for kind in ("file", "read"))
+    behind = {size: gauge((300, 9e6), (200, 19e6), (500, 19e6)), read: gauge((300, 8e6), (200, 12e6), (500, 18e6))}
+    alert = Case("PromtailBehind", "fires", behind, (325,), 330, labels, "6.676Mi")
+    yield alert
+    yield ended(alert, 500)
+    yield Case("PromtailBehind", "below", {**behind, read: gauge((300, 8e6), (200, 14e6))}, (330, 450))
 
 
 def _canary() -> Iterator[Case]:
@@ -356,6 +403,60 @@ def _watchdog() -> Iterator[Case]:
     yield Case("Watchdog", "fires", {}, firing=900, note="still")
 
 
+# --- A gap ------------------------------------------------------------------------------------------------------------
+
+GAP: Final = 7200
+"""Seconds without any sample, as of a machine that sleeps; ten minutes come before and after it."""
+BACK: Final = 600 + GAP
+GAP_STEP: Final = 15
+"""Like :data:`STEP`, for these long cases."""
+
+
+def _around(before: float, after: float, growth: float = 0) -> str:
+    """Samples before and after the gap, each from a first value with a growth per second."""
+    count, step = 600 // GAP_STEP, growth * GAP_STEP
+    return f"{before:.10g}+{step:.10g}x{count - 1} _x{GAP // GAP_STEP} {after:.10g}+{step:.10g}x{count}"
+
+
+def _gap() -> Iterator[Case]:
+    """What was counted before a gap is of no alert after it; after a start, a first count is."""
+    (uptime,) = ALIVE
+    (begun,) = PROMETHEUS
+    slept = {uptime: _around(7200, 7200 + BACK, 1), begun: _around(-7200, -7200)}
+    gaps = {
+        "the machine slept": slept,
+        "Prometheus was away": {**slept, begun: _around(-7200, BACK)},
+        "the Collector was away": {**slept, uptime: _around(7200, 0, 1)},
+    }
+    started = {uptime: _around(7200, 0, 1), begun: _around(-7200, BACK)}
+    dropped = named("ml_telemetry_dropped_total", signal="traces", reason="queue_full")
+    lost = named("otelcol_exporter_send_failed_spans_total", service_name="otel-collector", exporter="otlp/tempo")
+    (served,) = model()
+    answers = {
+        served: _around(1, 1),
+        requests(): _around(0, 6000, 10),
+        named("ml_predictions_total"): _around(0, 5000, 10),
+    }
+    told: dict[str, tuple[Series, Mapping[str, str]]] = {
+        "TelemetryDropped": (
+            {dropped: _around(60, 60)},
+            {"service_name": SERVICE, "signal": "traces", "reason": "queue_full"},
+        ),
+        "CollectorDrops": ({lost: _around(60, 60)}, {"signal": "traces", "exporter": "otlp/tempo"}),
+        "AnswerWithoutPrediction": (answers, {"service_name": SERVICE}),
+    }
+    for alert, (series, labels) in told.items():
+        moments = tuple(range(BACK, BACK + 90, GAP_STEP))
+        for note, gap in gaps.items():
+            yield Case(alert, "below", {**gap, **series}, moments, note=note)
+        first = BACK + (30 if alert == "AnswerWithoutPrediction" else 0)
+        yield Case(
+            alert, "fires", {**started, **series}, (BACK - GAP_STEP,), first, labels, note="all were started anew"
+        )
+    again, (_, labels) = {dropped: _around(60, 60, 1), **slept}, told["TelemetryDropped"]
+    yield Case("TelemetryDropped", "fires", again, (BACK,), BACK + GAP_STEP, labels, note="new losses after a gap")
+
+
 CASES: Final = (
     *_gone(),
     *_server_down(),
@@ -370,3 +471,4 @@ CASES: Final = (
     *_storage(),
     *_watchdog(),
 )
+GAPS: Final = (*_gap(),)

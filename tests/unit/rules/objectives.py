@@ -3,23 +3,28 @@
 from collections.abc import Iterator
 from typing import Final
 
-from tests.unit.rules.cases import SERVICE, Case, Series, counter, ended, requests
+from tests.unit.rules.cases import OBSERVED, SERVICE, Case, Series, counter, ended, model, requests
 
 MINUTE: Final = 60
 DAY: Final = 24 * 60
 """In minutes."""
+LATER: Final = 300
+"""Minutes for which a service goes on after its story."""
 BUDGETS: Final = {"availability": 0.005, "latency": 0.01}
 
 
-def traffic(objective: str, *phases: tuple[float, float, float]) -> Series:
+def traffic(objective: str, *phases: tuple[float, float, float], **labels: str) -> Series:
     """Requests: minutes, requests a minute, and the burn rate of each phase."""
     budget = BUDGETS[objective]
     all_ = counter(*((m * MINUTE, rate / MINUTE) for m, rate, _ in phases), step=MINUTE)
     good = counter(*((m * MINUTE, rate * (1 - burn * budget) / MINUTE) for m, rate, burn in phases), step=MINUTE)
     bad = counter(*((m * MINUTE, rate * burn * budget / MINUTE) for m, rate, burn in phases), step=MINUTE)
+    whole = f"1x{round(sum(m for m, _, _ in phases)) + LATER}"
+    known = dict.fromkeys((*OBSERVED, *model()), whole)
     if objective == "availability":
-        return {requests(): good, requests(status="500"): bad}
-    return {requests(): all_, requests("http_server_request_duration_seconds_bucket", le="0.25"): good}
+        return {**known, requests(**labels): good, requests(status="500", **labels): bad}
+    buckets = requests("http_server_request_duration_seconds_bucket", le="0.25", **labels)
+    return {**known, requests(**labels): all_, buckets: good}
 
 
 def minutes(*moments: float) -> tuple[int, ...]:
@@ -44,6 +49,11 @@ def fast(objective: str, value: str) -> Iterator[Case]:
     hour = case("fires", "an hour", 80, busy, (75, 100, 17), (30, 100, 0), value=value)
     yield hour
     yield ended(hour, 91 * MINUTE)
+    for label, other in (("synthetic", "true"), ("track", "shadow")):
+        story = traffic(objective, busy, (75, 100, 17), (30, 100, 0), **{label: other})
+        yield Case(alert, "below", story, minutes(80), note=f"{label} is {other}")
+    story = traffic(objective, busy, (75, 100, 17), (30, 100, 0), synthetic="false", track="canary")
+    yield Case(alert, "fires", story, (), 80 * MINUTE, labels, value, "users of a canary")
     yield case("below", "an hour", 80, busy, (75, 100, 13))
     six = case("fires", "six hours", 85, (90, 100, 7), (50, 100, 0))
     yield six

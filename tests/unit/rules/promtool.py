@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sightglass.alerting.model import Alert, Group, Recording, render
+from sightglass.alerting.rule import Alert, Group, Recording, render
 from tests.unit.rules.cases import Case
 
 EXTERNAL = {"grafana_url": "http://127.0.0.1:3000", "runbooks_url": "file:///runbooks"}

@@ -1,0 +1,1 @@
+"""Benches at their full size, which are long."""
