@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
-from sightglass.facts.settings import PORTS, PREFIX, REPOSITORY, Settings
+from sightglass.facts.settings import PORTS, PREFIX, REPOSITORY, SERVICES, Settings
 from sightglass.kubernetes.options import KubernetesSettings
 
 PAGE = REPOSITORY / "docs" / "settings.md"
@@ -16,12 +16,6 @@ Written by `make generate`. Each is an environment variable; a value that does n
 two names stand, the second is an older one that does the same.
 """
 OTHERS = (
-    ("SCIKIT_LEARN_DATA", "scikit-learn's data folder, where 20 Newsgroups is kept or downloaded to", "scikit-learn's"),
-    (
-        "WINE_QUALITY_DATA",
-        "Folder with `winequality-red.csv` and `winequality-white.csv`; without it they come from their publisher",
-        "",
-    ),
     ("PIP_INDEX_URL", "Where the packages of the image come from, used while it is built only", "PyPI"),
     ("SIGHTGLASS_MODELS_DIR", "The store of models; the runner and the image set it", ""),
     ("SIGHTGLASS_MODEL_VERSION", "The version for people of a model in an image", "the model's digest"),
@@ -43,10 +37,17 @@ def text() -> str:
         "|---|---|---|---|",
         *(f"| {port.default} | {port.component} | {port.purpose} | {_variables(port)} |" for port in PORTS),
         "\n## Of other programs\n",
-        *_table(OTHERS),
+        *_table((*_of_services(), *OTHERS)),
         "\nWhat a service may be told stands in [your model](your-model.md#settings-of-the-service).",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _of_services() -> Iterator[tuple[str, str, str]]:
+    """What the services of the table read, as the table has it."""
+    for service in SERVICES:
+        for name, meaning in service.variables:
+            yield name, meaning, ""
 
 
 def _variables(port: Any) -> str:

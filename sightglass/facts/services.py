@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sightglass.facts.errors import UserError
 
@@ -20,6 +20,11 @@ _Number = Annotated[int, Field(ge=1, le=65535)]
 _Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 _Object = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}[a-z0-9]$")]
+_Sentences = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(lambda given: tuple(given.items()) if isinstance(given, dict) else given),
+]
+"""A mapping of the file, as pairs: a service is hashable."""
 
 
 class _Frozen(BaseModel):
@@ -54,6 +59,8 @@ class Service(_Frozen):
     """The same model served as its framework's documentation does it, for `bench`."""
     load: _Module | None = None
     """Module that prints requests for load tests; without one the samples of the declaration are sent."""
+    variables: _Sentences = ()
+    """Environment variables that its training reads, each with a sentence for the page of settings."""
     image: str | None = None
     """Image of a service that is not of this checkout, for a cluster."""
     instances: tuple[Instance, ...] = ()

@@ -24,7 +24,7 @@ from sightglass.clients import backends, polling
 from sightglass.clients.polling import DeadlineError, NotYet
 from sightglass.facts import settings, target
 from sightglass.facts.errors import UserError
-from sightglass.facts.settings import REPOSITORY, SERVICE
+from sightglass.facts.settings import REPOSITORY
 from sightglass.facts.target import Target
 from sightglass.terminal import screen
 from sightglass.verify.run import TIMEOUT
@@ -79,7 +79,9 @@ def others(where: Target, rate: str) -> Iterator[None]:
 
 
 def _per_second(where: Target) -> float:
-    count = f'{HTTP_COUNT}{{service_name="{SERVICE}", http_route="/predict"}}'
+    """Requests for predictions of the first service, which is the one that `sightglass load` asks."""
+    first = where.services[0]
+    count = f'{HTTP_COUNT}{{service_name="{first.name}", http_route="{first.declaration.route}"}}'
     return backends.Prometheus(where.prometheus_url).total(f"sum(rate({count}[15s]))")
 
 
