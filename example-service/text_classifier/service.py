@@ -101,6 +101,7 @@ class TextClassifier:
             {
                 signals.NAME.name: MODEL_NAME,
                 signals.VERSION.name: self._version,
+                signals.MODEL_DIGEST.name: _MODEL.digest,
                 signals.GIT_SHA.name: self._metadata["git_commit"],
                 signals.CORPUS.name: self._metadata["corpus"],
                 signals.DATA_SHA256.name: self._metadata["training_data_sha256"],

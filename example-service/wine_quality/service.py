@@ -140,6 +140,7 @@ try:
         service_version=version("sightglass"),
         namespace="sightglass",
         info={
+            signals.MODEL_DIGEST.name: STORED.digest,
             signals.GIT_SHA.name: STORED.metadata["git_commit"],
             signals.CORPUS.name: STORED.metadata["corpus"],
             signals.DATA_SHA256.name: STORED.metadata["training_data_sha256"],

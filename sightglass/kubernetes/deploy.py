@@ -164,8 +164,14 @@ def deploy(planned: Plan, console: Console) -> Report:
             f"Secret {secrets.KEPT} in namespace {OBSERVABILITY} is gone, and with it the keys to all data: restore it "
             "from a backup, or `make undeploy` forgets the data."
         )
-    objects, secret_objects = _objects(planned, credentials.complete(kept or Credentials()), service)
-    changed = _apply(planned, objects, secret_objects, service, fresh_store="minio" not in known)
+    values = {
+        "without": sorted(planned.settings.left_out),
+        "service_image": service,
+        "model_versions": image.model_versions(planned.local.models_dir),
+        "services": [one.name for one in planned.local.observed],
+    }
+    objects, secret_objects = _objects(planned, credentials.complete(kept or Credentials()), values)
+    changed = _apply(planned, objects, secret_objects, values, fresh_store="minio" not in known)
     say(f"{len(objects) + len(secret_objects)} objects of ours: {_summary(changed)}")
     wanted = list(_wanted(planned, objects, secret_objects))
     done = releases.install(settings.context, wanted, known, say)
@@ -195,7 +201,8 @@ def _summary(changed: Sequence[str]) -> str:
 def _service_image(planned: Plan, console: Console, say: Callable[[str], None]) -> str:
     """Train and build what is not built yet, and bring it to the nodes; returns the image's reference."""
     settings = planned.settings
-    for one in planned.local.observed:
+    # The image has the services of this checkout, also those that are left out.
+    for one in SERVICES:
         up.train(planned.local, one)
     built = image.ensure(planned.local.models_dir, settings, console)
     if settings.image_registry:
@@ -230,8 +237,8 @@ def _load(command: Sequence[str]) -> None:
         raise UserError(f"The nodes did not take the image (`{shlex.join(command[:-1])}`): {reason}.")
 
 
-def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any], list[Any]]:
-    """Our objects and Secrets as they are applied."""
+def _objects(planned: Plan, kept: Credentials, record: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Our objects and Secrets as they are applied; ``record`` is what later commands read of the deployment."""
     place = planned.place
     objects = [
         found
@@ -242,13 +249,14 @@ def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any],
         objects += workloads.objects(one)
         objects.append(workloads.environment(one, environments.telemetry(place, one.name, one.instances[0].track)))
         objects += policies.for_service(one)
-    manifests.with_images(objects, lambda name: planned.image_of(name, service))
+    manifests.with_images(objects, lambda name: planned.image_of(name, record["service_image"]))
     attributes = {
         "DEPLOYMENT_ENVIRONMENT": place.environment,
         "GRAFANA_URL": place.grafana_url,
         "RUNBOOKS_URL": place.runbooks_url,
     }
     manifests.with_environment(objects, attributes)
+    manifests.with_model_versions(objects, record.get("model_versions", {}))
     manifests.with_deployment_attribute(objects, place.environment)
     manifests.without_targets(objects, planned.settings.left_out)
     manifests.with_observed(objects, (one.name for one in planned.local.observed))
@@ -264,7 +272,7 @@ def _objects(planned: Plan, kept: Credentials, service: str) -> tuple[list[Any],
 
 
 def _apply(
-    planned: Plan, objects: list[Any], secret_objects: list[Any], service: str, *, fresh_store: bool
+    planned: Plan, objects: list[Any], secret_objects: list[Any], record: Mapping[str, Any], *, fresh_store: bool
 ) -> list[str]:
     """Apply the namespaces, then all else; returns what changed. A fresh store has neither buckets nor users yet."""
     kubectl = planned.kubectl
@@ -272,20 +280,15 @@ def _apply(
     rest = [found for found in objects if found["kind"] != "Namespace"]
     removal.mark_namespaces(kubectl, spaces)
     changed = kubectl.apply(spaces)
-    _forget_useless_job(kubectl, service, fresh_store=fresh_store)
-    values = {
-        "without": sorted(planned.settings.left_out),
-        "service_image": service,
-        "services": [one.name for one in planned.local.observed],
-    }
-    changed += kubectl.apply([*secret_objects, *rest, manifests.record(values)])
+    _forget_useless_job(kubectl, record["service_image"], fresh_store=fresh_store)
+    changed += kubectl.apply([*secret_objects, *rest, manifests.record(record)])
     kinds, ours = "configmaps,networkpolicies", f"--selector={removal.PART_OF}"
     present = [
         found
         for found in kubectl.get(kinds, "--all-namespaces", ours, "--show-managed-fields")
         if found["metadata"]["namespace"] in NAMESPACES and removal.ours(found)
     ]
-    for stale in manifests.stale([*rest, manifests.record(values)], present):
+    for stale in manifests.stale([*rest, manifests.record(record)], present):
         kubectl("delete", stale["kind"], stale["metadata"]["name"], f"--namespace={stale['metadata']['namespace']}")
         changed.append(f"{label(stale)} (deleted)")
     return changed
@@ -332,7 +335,7 @@ def rotate_hash_key(planned: Plan, console: Console) -> None:
     if kept is None or record is None:
         raise UserError(_nothing(planned.settings))
     rotated = hash_keys.rotated(kept, datetime.now(UTC))
-    objects, secret_objects = _objects(planned, rotated, record["service_image"])
+    objects, secret_objects = _objects(planned, rotated, record)
     keys = {found["metadata"]["name"]: found for found in secret_objects}
     # First where it is kept: no text may be hashed under a key that nobody knows.
     kubectl.apply([keys[secrets.KEPT]])

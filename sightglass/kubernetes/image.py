@@ -7,6 +7,7 @@ for a mirror. The build works with and without BuildKit.
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -105,6 +106,15 @@ def _copy_model(source: Path, target: Path, service: Service) -> None:
             f"`SIGHTGLASS_MODELS_DIR={source.parent} {sys.executable} -m {service.training}`."
         ) from None
     (target / "current").write_text(digest)
+
+
+def model_versions(models: Path) -> dict[str, str]:
+    """Version for people of the model that each service serves, as this machine's store has it."""
+    found = {}
+    for service in (service for service in SERVICES if service.training is not None):
+        digest = (models / service.name / "current").read_text().strip()
+        found[service.name] = json.loads((models / service.name / "versions.json").read_text())[digest]
+    return found
 
 
 def _copy_programs(folder: Path) -> None:

@@ -18,6 +18,7 @@ from sightglass.notify import receivers
 FOLDER = REPOSITORY / "manifests"
 RECORD = "sightglass-deployment"
 """ConfigMap that says what was deployed."""
+MODEL_VERSION = "SIGHTGLASS_MODEL_VERSION"
 _ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES"
 Object = dict[str, Any]
 
@@ -40,6 +41,14 @@ def with_environment(objects: list[Object], changes: Mapping[str, str]) -> None:
         if found["kind"] == "ConfigMap" and found["metadata"]["name"].endswith("-env"):
             data = found["data"]
             data |= {name: value for name, value in changes.items() if name in data}
+
+
+def with_model_versions(objects: list[Object], versions: Mapping[str, str]) -> None:
+    """Say the version for people of each service's model: an image knows the digest only."""
+    names = {f"{service}-env": version for service, version in versions.items()}
+    for found in objects:
+        if found["kind"] == "ConfigMap" and (version := names.get(found["metadata"]["name"])):
+            found["data"][MODEL_VERSION] = version
 
 
 def with_deployment_attribute(objects: list[Object], environment: str) -> None:

@@ -41,6 +41,7 @@ OTHERS = [
     other("ClusterRole", "precious", version="rbac.authorization.k8s.io/v1", rules=[]),
 ]
 WITHOUT = "grafana,kube-state-metrics,node-exporter"
+RECORD = {"service_image": "none:1"}
 
 
 @dataclass
@@ -57,8 +58,8 @@ class Place:
 
     def deploy(self) -> None:
         planned = deploy.plan(kubernetes.load(), settings.load())
-        objects, secrets = deploy._objects(planned, Credentials(), "none:1")
-        deploy._apply(planned, objects, secrets, "none:1", fresh_store=True)
+        objects, secrets = deploy._objects(planned, Credentials(), RECORD)
+        deploy._apply(planned, objects, secrets, RECORD, fresh_store=True)
         install(planned.settings.context, list(deploy._wanted(planned, objects, secrets)), {})
 
     def add(self, *objects: dict[str, Any]) -> None:

@@ -9,19 +9,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sightglass.clients import http, polling
-from sightglass.clients.backends import Loki
+from sightglass.clients.backends import Loki, Prometheus
 from sightglass.clients.kubectl import ProgramError
 from sightglass.clients.polling import NotYet
 from sightglass.facts import settings as names
 from sightglass.facts.cluster import APPLICATION, NODE, OBSERVABILITY, ClusterPlace
 from sightglass.facts.errors import UserError
 from sightglass.facts.settings import REPOSITORY
-from sightglass.kubernetes import deploy, manifests, rollout
+from sightglass.kubernetes import deploy, image, manifests, rollout
 from sightglass.kubernetes import options as kubernetes
 from sightglass.kubernetes.releases import installed
 from sightglass.kubernetes.secrets import KEPT
@@ -50,6 +51,14 @@ def test_verify_has_the_rows_of_one_machine_and_says_what_was_left_out(cluster: 
         expected = [check.name for check, _ in of_services(kept, where)]
     assert [row["name"] for row in report["rows"] if row["ok"]] == expected
     assert {"traces: pod and node", "logs: pod and node", "kubelet metrics", "events"} <= set(expected)
+
+
+def test_models_have_the_versions_that_people_know_on_the_machine_that_deployed(cluster: Cluster) -> None:
+    versions = image.model_versions(Path(cluster.environment["SIGHTGLASS_STATE_DIR"]) / "models")
+    with reached() as where:
+        rows = Prometheus(where.prometheus_url).query("ml_model_info")
+    assert {row.labels["service_name"]: row.labels["version"] for row in rows} == versions
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d\.\d+", version) for version in versions.values())
 
 
 @contextmanager

@@ -12,14 +12,16 @@ import tarfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+import model_store
 from sightglass.facts import settings as names
 from sightglass.facts.errors import UserError
 from sightglass.facts.settings import REPOSITORY
-from sightglass.kubernetes import image
+from sightglass.kubernetes import image, manifests
 from sightglass.kubernetes import options as environment
 
 BASE = "docker.io/library/python:3.11-slim"
@@ -139,6 +141,15 @@ def test_the_served_model_alone_goes_in_and_another_user_may_read_it(staged: Cal
         assert (store / name / "new" / "model.json").stat().st_mode & 0o077 == 0
     unreadable = [path for path in folder.rglob("*") if path.stat().st_mode & 0o777 not in (0o755, 0o644)]
     assert unreadable == []
+
+
+def test_pods_are_told_the_version_that_people_know(store: Path) -> None:
+    assert image.model_versions(store) == dict.fromkeys(NAMES, "2026-12-01.1")
+    ours: dict[str, Any] = {"kind": "ConfigMap", "metadata": {"name": f"{NAMES[0]}-env"}, "data": {"A": "1"}}
+    foreign: dict[str, Any] = {"kind": "ConfigMap", "metadata": {"name": "other-env"}, "data": {"A": "1"}}
+    manifests.with_model_versions([ours, foreign], image.model_versions(store))
+    assert ours["data"] == {"A": "1", model_store.VERSION_VARIABLE: "2026-12-01.1"}
+    assert foreign["data"] == {"A": "1"}
 
 
 def run_staged(folder: Path, code: str) -> subprocess.CompletedProcess[str]:

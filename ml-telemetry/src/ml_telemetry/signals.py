@@ -198,6 +198,7 @@ REASON = Attribute("reason", "Why a request was rejected: one of these, or of th
 NAME = Attribute("name", "Name of the model.", maximum=1)
 VERSION = Attribute("version", "Version of the model.", maximum=3)
 GIT_SHA = Attribute("git_sha", "Commit of the training code.", maximum=3)
+MODEL_DIGEST = Attribute("digest", "First digits of the digest of the model's code, data and parameters.", maximum=3)
 DATA_SHA256 = Attribute("data_sha256", "SHA-256 of the training data.", maximum=3)
 CORPUS = Attribute("corpus", "Corpus the model was trained on.", maximum=3)
 BENTO = Attribute("bento", "Bento the service runs from.", maximum=3)
@@ -323,7 +324,7 @@ MODEL_INFO = Metric(
     Instrument.GAUGE,
     "",
     "Always 1; says which model is served.",
-    (HTTP_ROUTE, TRACK, NAME, VERSION, GIT_SHA, CORPUS, DATA_SHA256, BENTO),
+    (HTTP_ROUTE, TRACK, NAME, VERSION, MODEL_DIGEST, GIT_SHA, CORPUS, DATA_SHA256, BENTO),
 )
 TELEMETRY_DROPPED = Metric(
     "ml.telemetry.dropped",
