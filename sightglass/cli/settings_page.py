@@ -18,7 +18,11 @@ two names stand, the second is an older one that does the same.
 OTHERS = (
     ("PIP_INDEX_URL", "Where the packages of the image come from, used while it is built only", "PyPI"),
     ("SIGHTGLASS_MODELS_DIR", "The store of models; the runner and the image set it", ""),
-    ("SIGHTGLASS_MODEL_VERSION", "The version for people of a model in an image; `sightglass deploy` sets it", "the model's digest"),
+    (
+        "SIGHTGLASS_MODEL_VERSION",
+        "The version for people of a model in an image; `sightglass deploy` sets it",
+        "the model's digest",
+    ),
     ("SIGHTGLASS_YES`, `YES", "`1` answers the question of `clean` and `undeploy` with yes", ""),
 )
 """What other programs define, or commands; our own are the fields of the two classes."""

@@ -61,12 +61,24 @@ def files(place: ClusterPlace | None = None) -> dict[Path, str]:
     }
 
 
+def left_over(folder: Path = MANIFESTS / "application") -> list[Path]:
+    """Generated files of services that the table has no more."""
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file not in files() and file.read_text().partition("\n")[0] == _HEAD
+    ]
+
+
 def write() -> list[Path]:
-    """Write the files that are stale; returns them."""
+    """Write the files that are stale, and remove those that are left over; returns both."""
     stale = [file for file, text in files().items() if not file.exists() or file.read_text() != text]
     for file in stale:
         file.write_text(files()[file])
-    return stale
+    gone = left_over()
+    for file in gone:
+        file.unlink()
+    return [*stale, *gone]
 
 
 def _env(variables: dict[str, str]) -> str:
@@ -75,4 +87,4 @@ def _env(variables: dict[str, str]) -> str:
 
 if __name__ == "__main__":
     for written in write():
-        print(f"wrote {written.relative_to(REPOSITORY)}")
+        print(f"{'wrote' if written.exists() else 'removed'} {written.relative_to(REPOSITORY)}")

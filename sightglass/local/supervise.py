@@ -10,8 +10,9 @@ import shlex
 import subprocess
 import sys
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +108,19 @@ class Supervisor:
     def update(self, components: Iterable[Component]) -> set[str]:
         """Bring a running supervisor to these programs; returns the names of those stopped because they changed."""
         self._write(components)
-        ((added, changed, removed),) = self._rpc().reloadConfig()
+        ((added, changed, removed),) = self._asked(methodcaller("reloadConfig"))
         for name in [*changed, *removed]:
             self.stop(name)
-            self._rpc().removeProcessGroup(name)
+            self._asked(methodcaller("removeProcessGroup", name))
         for name in [*added, *changed]:
-            self._rpc().addProcessGroup(name)
+            self._asked(methodcaller("addProcessGroup", name))
         return {*changed, *removed}
 
     def states(self) -> dict[str, ProcessState]:
         """State of every program by name; empty when the supervisor does not run."""
         if self.pid() is None:
             return {}
-        answer: list[dict[str, Any]] = self._rpc().getAllProcessInfo()
+        answer: list[dict[str, Any]] = self._asked(methodcaller("getAllProcessInfo"))
         return {
             info["name"]: ProcessState(
                 info["name"], info["statename"], info["pid"], info["spawnerr"] or info["description"]
@@ -130,11 +131,12 @@ class Supervisor:
 
     def launch(self, name: str) -> None:
         """Start one program without waiting; fine when it runs already."""
-        self._tolerating(Faults.ALREADY_STARTED, lambda: self._rpc().startProcess(name, False))
+        self._asked(methodcaller("startProcess", name, False), Faults.ALREADY_STARTED)
 
     def stop(self, name: str) -> None:
         """SIGTERM, after its grace SIGKILL, and wait for the end; fine when it does not run."""
-        self._tolerating(Faults.NOT_RUNNING, lambda: self._rpc().stopProcess(name, True))
+        # A supervisor that ends stops its programs itself.
+        self._asked(methodcaller("stopProcess", name, True), Faults.NOT_RUNNING, Faults.SHUTDOWN_STATE)
 
     def shut_down(self, timeout: float) -> None:
         """End the supervisor and what still runs under it, and wait up to ``timeout`` seconds for that."""
@@ -142,7 +144,7 @@ class Supervisor:
         if pid is None:
             return
         process = psutil.Process(pid)
-        self._rpc().shutdown()
+        self._asked(methodcaller("shutdown"), Faults.SHUTDOWN_STATE)
         try:
             process.wait(timeout)
         except psutil.TimeoutExpired:
@@ -162,15 +164,22 @@ class Supervisor:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
 
-    @staticmethod
-    def _tolerating(fault: int, call: Any) -> None:
+    def _asked(self, call: Callable[[Any], Any], *tolerated: int) -> Any:
+        """What the supervisor answers to a call; None for a fault that is tolerated."""
         try:
-            call()
+            return call(self._rpc())
         except xmlrpc.client.Fault as error:
-            if error.faultCode != fault:
+            if error.faultCode in tolerated:
+                return None
+            if error.faultCode != Faults.SHUTDOWN_STATE:
                 raise
+        except OSError:
+            # It ended meanwhile.
+            if Faults.SHUTDOWN_STATE in tolerated:
+                return None
         except http.client.HTTPException as error:
             raise UserError(f"The process supervisor does not answer ({error}): run `make down`.") from None
+        raise UserError("The stack is being stopped: run the command again when that is done.")
 
     def _write(self, components: Iterable[Component]) -> None:
         parser = configparser.RawConfigParser()

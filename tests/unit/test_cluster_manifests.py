@@ -131,8 +131,16 @@ def test_both_targets_set_the_same_variables(
     assert in_cluster - {sorted(in_cluster)[0]} != local | ONLY_IN_A_CLUSTER.get(name, set())
 
 
+def test_generated_files_of_a_service_that_is_gone_are_left_over(tmp_path: Path) -> None:
+    gone, written_by_hand = tmp_path / "gone.yaml", tmp_path / "mine.yaml"
+    gone.write_text("# Written by `make generate`.\nkind: Service\n")
+    written_by_hand.write_text("kind: Service\n")
+    assert generated.left_over(tmp_path) == [gone]
+
+
 def test_generated_files_are_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file for file, text in generated.files().items() if file.read_text() != text] == []
+    assert generated.left_over() == []
     other_place = generated.files(ClusterPlace(environment="elsewhere"))
     changed = {file.name for file, text in generated.files().items() if other_place[file] != text}
     assert changed == {"kubernetes.env", *(f"{name}.env" for name in (*OBSERVED, settings.CANARY))}

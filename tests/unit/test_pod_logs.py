@@ -78,7 +78,8 @@ class Container:
 
     def part(self, part: bytes, stream: str, flag: str) -> None:
         self.clock += 0.001
-        stamp = datetime.fromtimestamp(self.clock, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+        seconds, rest = divmod(nanoseconds(self.clock), 10**9)
+        stamp = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             file.write(f"{stamp}000Z {stream} {flag} ".encode() + part + b"\n")

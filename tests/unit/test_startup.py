@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,40 @@ def test_programs_may_open_as_many_files_as_the_system_allows(short: Path) -> No
         assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (3000, 3000)
     finally:
         supervisor.shut_down(10)
+
+
+ENDS_SLOWLY = "trap 'sleep 2; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+
+
+def test_a_stack_that_is_being_stopped_can_be_stopped_and_says_so(short: Path) -> None:
+    log = short / "logs" / "slow.log"
+    supervisor = supervise.Supervisor(short)
+    supervisor.start([components.Component("slow", ["bash", "-c", ENDS_SLOWLY], "", "", log)])
+    supervisor.launch("slow")
+
+    def runs() -> None:
+        if "ready" not in log.read_text():
+            raise NotYet("the trap is not set")
+
+    polling.until(runs, timeout=10, what="the program that ends slowly")
+    pid = supervisor.pid()
+    assert pid
+    os.kill(pid, signal.SIGTERM)
+
+    def refused() -> str:
+        try:
+            supervisor.launch("slow")
+        except UserError as error:
+            return error.message
+        raise NotYet("the supervisor has not seen the signal")
+
+    said = polling.until(refused, timeout=10, what="the supervisor's end")
+    assert said == "The stack is being stopped: run the command again when that is done."
+    supervisor.stop("slow")
+    supervisor.shut_down(10)
+    assert supervisor.pid() is None
+    with pytest.raises(UserError, match="is being stopped"):
+        supervisor.update([])
 
 
 # What is set for other programs
