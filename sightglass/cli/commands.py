@@ -22,7 +22,7 @@ from sightglass.facts.errors import UserError
 from sightglass.facts.provisioning import DASHBOARDS, DATA_SOURCES
 from sightglass.facts.settings import Settings
 from sightglass.kubernetes import deploy
-from sightglass.kubernetes import options as kubernetes
+from sightglass.kubernetes.options import load as load_options
 from sightglass.local import checkout, components, disk, stack, state, status_table, up
 from sightglass.terminal import screen
 from sightglass.verify import table
@@ -132,7 +132,7 @@ def status(as_json: bool) -> None:
 
 @main.command()
 def env() -> None:
-    """Addresses and the read-only S3 user as KEY=VALUE lines."""
+    """Topology and the read-only S3 user as KEY=VALUE lines."""
     print("\n".join(_target(settings.load()).lines()))
 
 
@@ -158,7 +158,7 @@ def logs(name: str, lines: int, follow: bool) -> None:
 def deploy_command(dry_run: bool) -> None:
     """Deploy everything to a Kubernetes cluster, then prove it. What is there unchanged is left alone."""
     loaded = settings.load()
-    planned = deploy.plan(kubernetes.load(), loaded)
+    planned = deploy.plan(load_options(), loaded)
     if dry_run:
         deploy.dry_run(planned, screen.console())
         return
@@ -175,7 +175,7 @@ def undeploy(yes: bool) -> None:
     """Take back what `deploy` made, data and all; what others have in the namespaces stays."""
     loaded = settings.load()
     with _alone(loaded):
-        deploy.undeploy(deploy.plan(kubernetes.load(), loaded), screen.console(), lambda text: _agree(text, yes))
+        deploy.undeploy(deploy.plan(load_options(), loaded), screen.console(), lambda text: _agree(text, yes))
 
 
 @main.command()
@@ -186,7 +186,7 @@ def connect() -> None:
     # Also where whoever started it ignores the one, as a shell does for what it puts into the background.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())
-    with deploy.reached(kubernetes.load(), ports=loaded.ports) as where:
+    with deploy.reached(load_options(), ports=loaded.ports) as where:
         print("\n".join(where.lines()), flush=True)
         print("These addresses are open until Ctrl-C.", file=sys.stderr, flush=True)
         over.wait()
@@ -247,7 +247,7 @@ def rotate_hash_key(where: str) -> None:
     loaded = settings.load()
     with _alone(loaded):
         if where == KUBERNETES:
-            deploy.rotate_hash_key(deploy.plan(kubernetes.load(), loaded), screen.console())
+            deploy.rotate_hash_key(deploy.plan(load_options(), loaded), screen.console())
         else:
             up.rotate_hash_key(loaded, screen.console())
 
@@ -260,7 +260,7 @@ def hash_command(where: str, exact: bool) -> None:
     text = sys.stdin.buffer.read().decode()
     text = text if exact else text.removesuffix("\n").removesuffix("\r")
     if where == KUBERNETES:
-        known = deploy.known(kubernetes.load())
+        known = deploy.known(load_options())
     else:
         known = credentials.load(credentials.file_in(settings.load().state_dir))
     found = list(hash_keys.hashes(known, text))
@@ -356,7 +356,7 @@ def _reached(where: str) -> Iterator[target.Target]:
     """The target that ``--target`` names."""
     if where == KUBERNETES:
         _end_orderly()
-        with deploy.reached(kubernetes.load()) as found:
+        with deploy.reached(load_options()) as found:
             yield found
     else:
         yield _target(settings.load())

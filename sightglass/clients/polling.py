@@ -16,7 +16,7 @@ class NotYet(Exception):  # noqa: N818 - it is a state, not an error
     """Raised by a probe whose condition does not hold; the message is the state it saw."""
 
 
-class Never(Exception):  # noqa: N818 - it is a state, not an error
+class GiveUp(Exception):  # noqa: N818 - it is a state, not an error
     """Raised by a probe whose condition cannot come true any more; waiting ends at once."""
 
 
@@ -52,7 +52,7 @@ def until(
 
     ``timeout`` and ``interval`` are seconds; ``what`` completes the sentence "waited for ...". With ``slowest`` the
     pauses grow, a fifth of the time that has passed, up to so many seconds: what takes long is not asked for in haste.
-    Raises :class:`DeadlineError` with the last state, at once when the probe raises :class:`Never`; any other
+    Raises :class:`DeadlineError` with the last state, at once when the probe raises :class:`GiveUp`; any other
     exception of the probe passes through.
     """
     retrying = tenacity.Retrying(
@@ -63,7 +63,7 @@ def until(
     )
     try:
         return retrying(probe)
-    except Never as reason:
+    except GiveUp as reason:
         raise DeadlineError(f"{what}: {reason}") from reason
     except NotYet as last:
         raise DeadlineError(f"waited {timeout:g} s for {what}; last seen: {last}") from last

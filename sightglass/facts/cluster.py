@@ -29,8 +29,8 @@ def namespace(component: str) -> str:
 
 
 @dataclass(frozen=True)
-class ClusterPlace:
-    """Kubernetes: see :class:`sightglass.facts.environments.Place`."""
+class ClusterTopology:
+    """Kubernetes: see :class:`sightglass.facts.environments.Topology`."""
 
     environment: str = "kubernetes"
     grafana_url: str = f"http://{HOST}:{_PORTS['grafana'].default}"

@@ -1,6 +1,6 @@
 """What each program takes from its environment, on one machine and in Kubernetes.
 
-The keys are the same on every target; only the place decides about addresses and folders. Secrets are kept apart,
+The keys are the same on every target; only the topology decides about addresses and folders. Secrets are kept apart,
 because each target has its own way to hand them over.
 """
 
@@ -11,9 +11,9 @@ import yaml
 
 from ml_telemetry import hashing, signals, synthetic
 from sightglass.facts import object_storage
-from sightglass.facts import settings as names
 from sightglass.facts.credentials import Credentials, S3User
 from sightglass.facts.services import Track
+from sightglass.facts.settings import CANARY, NAMESPACE
 
 SCRAPED: Mapping[str, str] = {
     "prometheus": "prometheus",
@@ -27,7 +27,7 @@ ON_EVERY_NODE = ("promtail",)
 """Of these a cluster has one a node, which no single address finds: there the Collector looks for the pods."""
 
 
-class Place(Protocol):
+class Topology(Protocol):
     """Where the programs of a target listen, reach each other and keep what they have."""
 
     @property
@@ -75,9 +75,9 @@ class Place(Protocol):
         """Files that Promtail tails."""
 
 
-def url(place: Place, port: str) -> str:
+def url(topology: Topology, port: str) -> str:
     """Base URL of an HTTP port."""
-    return f"http://{place.address(port)}"
+    return f"http://{topology.address(port)}"
 
 
 def s3_keys(user: S3User) -> dict[str, str]:
@@ -94,99 +94,99 @@ def service_keys(credentials: Credentials) -> dict[str, str]:
     return keys
 
 
-def loki(place: Place) -> dict[str, str]:
+def loki(topology: Topology) -> dict[str, str]:
     """Loki without its :func:`s3_keys`."""
     return {
-        **_listen(place, "loki_http", "loki_grpc"),
-        **s3(place),
+        **_listen(topology, "loki_http", "loki_grpc"),
+        **s3(topology),
         "LOKI_S3_BUCKET": object_storage.LOKI_BUCKET,
-        "LOKI_DATA_DIR": place.data("loki"),
+        "LOKI_DATA_DIR": topology.data("loki"),
     }
 
 
-def tempo(place: Place) -> dict[str, str]:
+def tempo(topology: Topology) -> dict[str, str]:
     """Tempo without its :func:`s3_keys`."""
     return {
-        **_listen(place, "tempo_http", "tempo_grpc", "tempo_otlp_grpc"),
-        **s3(place),
+        **_listen(topology, "tempo_http", "tempo_grpc", "tempo_otlp_grpc"),
+        **s3(topology),
         "TEMPO_S3_BUCKET": object_storage.TEMPO_BUCKET,
-        "TEMPO_DATA_DIR": place.data("tempo"),
+        "TEMPO_DATA_DIR": topology.data("tempo"),
     }
 
 
-def collector(place: Place) -> dict[str, str]:
+def collector(topology: Topology) -> dict[str, str]:
     """The Collector."""
     ports = ("otlp_grpc", "otlp_http", "loki", "alerts", "health", "metrics")
     return {
-        **_listen(place, *(f"collector_{port}" for port in ports)),
-        "COLLECTOR_QUEUE_DIR": place.data("collector"),
+        **_listen(topology, *(f"collector_{port}" for port in ports)),
+        "COLLECTOR_QUEUE_DIR": topology.data("collector"),
         "COLLECTOR_MEMORY_MIB": "400",
-        "TEMPO_OTLP_GRPC_ADDRESS": place.address("tempo_otlp_grpc"),
-        "LOKI_URL": url(place, "loki_http"),
-        "PROMETHEUS_URL": url(place, "prometheus"),
-        "SERVICE_NAMESPACE": names.NAMESPACE,
-        "DEPLOYMENT_ENVIRONMENT": place.environment,
-        "PLATFORM_PROCESSOR": place.platform_processor,
+        "TEMPO_OTLP_GRPC_ADDRESS": topology.address("tempo_otlp_grpc"),
+        "LOKI_URL": url(topology, "loki_http"),
+        "PROMETHEUS_URL": url(topology, "prometheus"),
+        "SERVICE_NAMESPACE": NAMESPACE,
+        "DEPLOYMENT_ENVIRONMENT": topology.environment,
+        "PLATFORM_PROCESSOR": topology.platform_processor,
     }
 
 
-def promtail(place: Place) -> dict[str, str]:
+def promtail(topology: Topology) -> dict[str, str]:
     """Promtail."""
     return {
-        **_listen(place, "promtail_http", "promtail_grpc"),
-        "PROMTAIL_POSITIONS_FILE": f"{place.data('promtail')}/positions.yaml",
-        "PROMTAIL_LOG_GLOB": place.log_glob(),
-        "COLLECTOR_LOKI_URL": url(place, "collector_loki"),
+        **_listen(topology, "promtail_http", "promtail_grpc"),
+        "PROMTAIL_POSITIONS_FILE": f"{topology.data('promtail')}/positions.yaml",
+        "PROMTAIL_LOG_GLOB": topology.log_glob(),
+        "COLLECTOR_LOKI_URL": url(topology, "collector_loki"),
     }
 
 
-def prometheus(place: Place) -> dict[str, str]:
+def prometheus(topology: Topology) -> dict[str, str]:
     """Prometheus: links in alerts, expanded in its external labels."""
-    return {"GRAFANA_URL": place.grafana_url, "RUNBOOKS_URL": place.runbooks_url}
+    return {"GRAFANA_URL": topology.grafana_url, "RUNBOOKS_URL": topology.runbooks_url}
 
 
-def prometheus_targets(place: Place) -> dict[str, str]:
+def prometheus_targets(topology: Topology) -> dict[str, str]:
     """Text of the targets files that ``prometheus.yaml`` names, by file name."""
-    left = ON_EVERY_NODE if place.many_nodes else ()
+    left = ON_EVERY_NODE if topology.many_nodes else ()
     files = {
         "servers.targets.yaml": {name: port for name, port in SCRAPED.items() if name not in left},
         "minio.targets.yaml": {"minio": "minio"},
         "alertmanagers.targets.yaml": {"alertmanager": "alertmanager"},
     }
-    return {name: _targets(place, ports) for name, ports in files.items()}
+    return {name: _targets(topology, ports) for name, ports in files.items()}
 
 
-def grafana(place: Place) -> dict[str, str]:
+def grafana(topology: Topology) -> dict[str, str]:
     """What Grafana's provisioning files ask for."""
     return {
-        "LOKI_URL": url(place, "loki_http"),
-        "TEMPO_URL": url(place, "tempo_http"),
-        "PROMETHEUS_URL": url(place, "prometheus"),
-        "ALERTMANAGER_URL": url(place, "alertmanager"),
-        "DASHBOARDS_DIR": place.dashboards,
+        "LOKI_URL": url(topology, "loki_http"),
+        "TEMPO_URL": url(topology, "tempo_http"),
+        "PROMETHEUS_URL": url(topology, "prometheus"),
+        "ALERTMANAGER_URL": url(topology, "alertmanager"),
+        "DASHBOARDS_DIR": topology.dashboards,
     }
 
 
-def telemetry(place: Place, name: str, track: Track | None = None) -> dict[str, str]:
+def telemetry(topology: Topology, name: str, track: Track | None = None) -> dict[str, str]:
     """What OpenTelemetry's SDK needs to know in a program of that name; an observed service has a track."""
-    attributes = f"service.namespace={names.NAMESPACE},deployment.environment.name={place.environment}"
+    attributes = f"service.namespace={NAMESPACE},deployment.environment.name={topology.environment}"
     if track:
         attributes += f",{signals.DEPLOYMENT_TRACK.name}={track}"
     return {
         "OTEL_SERVICE_NAME": name,
         "OTEL_RESOURCE_ATTRIBUTES": attributes,
-        "OTEL_EXPORTER_OTLP_ENDPOINT": url(place, "collector_otlp_http"),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url(topology, "collector_otlp_http"),
     }
 
 
-def canary(place: Place, *, interval: float, timeout: float) -> dict[str, str]:
+def canary(topology: Topology, *, interval: float, timeout: float) -> dict[str, str]:
     """The canary; ``interval`` and ``timeout`` are seconds."""
     return {
-        **_listen(place, names.CANARY),
-        **telemetry(place, names.CANARY),
-        "TEMPO_URL": url(place, "tempo_http"),
-        "LOKI_URL": url(place, "loki_http"),
-        "PROMETHEUS_URL": url(place, "prometheus"),
+        **_listen(topology, CANARY),
+        **telemetry(topology, CANARY),
+        "TEMPO_URL": url(topology, "tempo_http"),
+        "LOKI_URL": url(topology, "loki_http"),
+        "PROMETHEUS_URL": url(topology, "prometheus"),
         "CANARY_INTERVAL_SECONDS": f"{interval:g}",
         "CANARY_TIMEOUT_SECONDS": f"{timeout:g}",
         # Few threads that do little: memory pools of their own would only lie empty.
@@ -194,18 +194,19 @@ def canary(place: Place, *, interval: float, timeout: float) -> dict[str, str]:
     }
 
 
-def _listen(place: Place, *ports: str) -> dict[str, str]:
-    listen = {"LISTEN_ADDRESS": place.listen, "ADVERTISE_ADDRESS": place.advertise}
-    return listen | {f"{name.upper()}_PORT": str(place.port(name)) for name in ports}
+def _listen(topology: Topology, *ports: str) -> dict[str, str]:
+    listen = {"LISTEN_ADDRESS": topology.listen, "ADVERTISE_ADDRESS": topology.advertise}
+    return listen | {f"{name.upper()}_PORT": str(topology.port(name)) for name in ports}
 
 
-def s3(place: Place) -> dict[str, str]:
+def s3(topology: Topology) -> dict[str, str]:
     """Where object storage is."""
-    return {"S3_ENDPOINT": place.address("minio"), "S3_REGION": object_storage.S3_REGION, "S3_INSECURE": "true"}
+    return {"S3_ENDPOINT": topology.address("minio"), "S3_REGION": object_storage.S3_REGION, "S3_INSECURE": "true"}
 
 
-def _targets(place: Place, ports: Mapping[str, str]) -> str:
+def _targets(topology: Topology, ports: Mapping[str, str]) -> str:
     groups = [
-        {"targets": [place.address(port)], "labels": {"service_name": component}} for component, port in ports.items()
+        {"targets": [topology.address(port)], "labels": {"service_name": component}}
+        for component, port in ports.items()
     ]
     return yaml.safe_dump(groups, sort_keys=False)

@@ -60,7 +60,7 @@ class Release:
     """Upstream's own list of checksums."""
     platforms: tuple[Platform, ...]
     members: Mapping[str, str] = field(default_factory=dict)
-    """Place in the archive by program; empty where the whole archive is one program's home."""
+    """Topology in the archive by program; empty where the whole archive is one program's home."""
     sha256: Mapping[Platform, Sum] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     """Who publishes the checksums."""
@@ -166,15 +166,15 @@ def validate(file: Path, adapter: TypeAdapter[T], content: object) -> T:
         return adapter.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the top"
-        raise UserError(f"{file}, {place}: {first['msg']}.") from None
+        topology = ".".join(str(part) for part in first["loc"]) or "the top"
+        raise UserError(f"{file}, {topology}: {first['msg']}.") from None
 
 
 # Places that repeat a version
 
 
 @dataclass(frozen=True)
-class Place:
+class Topology:
     """Text of a file that has to be a version: the first group of the pattern, wherever the pattern is found."""
 
     file: Path
@@ -204,14 +204,14 @@ def go_version() -> str:
     return max(found, key=lambda version: tuple(int(part) for part in version.split(".")))
 
 
-def places() -> Iterator[Place]:
+def places() -> Iterator[Topology]:
     """Every place outside the file of versions where one of them stands."""
     known = load()
     for name, server in known.servers.items():
         if build := server.build:
             pattern = rf"^\s*(?:require\s+)?{re.escape(build.module)}[ \t]+(v\S+)"
-            yield Place(REPOSITORY / "servers" / name / "go.mod", pattern, build.version)
-    yield Place(
+            yield Topology(REPOSITORY / "servers" / name / "go.mod", pattern, build.version)
+    yield Topology(
         REPOSITORY / "servers" / "collector" / "builder.yaml", r"^  version: (\S+)$", known.servers["collector"].version
     )
     scale = REPOSITORY / "helm-config" / "scale"
@@ -220,29 +220,29 @@ def places() -> Iterator[Place]:
         ("prometheus", scale / "prometheus.yaml", r"image: \S+/prometheus:(\S+)$"),
         ("tempo", scale / "tempo.yaml", r"^    tag: (\S+)$"),
     ):
-        yield Place(file, pattern, images[name].version())
+        yield Topology(file, pattern, images[name].version())
     for release, chart in known.charts.items():
         stand_in = REPOSITORY / "tests" / "kubernetes" / "charts" / chart.chart / "Chart.yaml"
-        yield Place(stand_in, r"^version: (\S+)$", chart.version)
+        yield Topology(stand_in, r"^version: (\S+)$", chart.version)
         if release in ("loki", "prometheus", "grafana"):
             pattern = rf"helm upgrade {release} {chart.chart} --repo \S+ --version (\S+)"
-            yield Place(REPOSITORY / "docs" / "scaling.md", pattern, chart.version)
+            yield Topology(REPOSITORY / "docs" / "scaling.md", pattern, chart.version)
     tempo = known.scale["tempo"]
-    yield Place(REPOSITORY / "docs" / "scaling.md", r"tempo-distributed --repo \S+ --version (\S+)", tempo.version)
-    yield Place(REPOSITORY / "docs" / "scaling.md", r"^in one copy\. (\S+) is the last", tempo.version)
+    yield Topology(REPOSITORY / "docs" / "scaling.md", r"tempo-distributed --repo \S+ --version (\S+)", tempo.version)
+    yield Topology(REPOSITORY / "docs" / "scaling.md", r"^in one copy\. (\S+) is the last", tempo.version)
     for name, pattern in (
         ("README.md", r"Go (1\.\S+) or newer"),
         ("docs/troubleshooting.md", r"needs Go (1\.\S+) or newer"),
     ):
-        yield Place(REPOSITORY / name, pattern, go_version())
+        yield Topology(REPOSITORY / name, pattern, go_version())
 
 
 def main() -> None:
     """Write every version where it has to be repeated."""
-    for place in places():
-        text = place.file.read_text()
-        if (written := place.written(text)) != text:
-            place.file.write_text(written)
+    for topology in places():
+        text = topology.file.read_text()
+        if (written := topology.written(text)) != text:
+            topology.file.write_text(written)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from sightglass.clients.kubectl import Kubectl, key, label, require
 from sightglass.facts import credentials, environments, hash_keys
-from sightglass.facts import settings as local
-from sightglass.facts.cluster import NAMESPACES, OBSERVABILITY, ClusterPlace
+from sightglass.facts.cluster import NAMESPACES, OBSERVABILITY, ClusterTopology
 from sightglass.facts.credentials import Credentials
 from sightglass.facts.errors import UserError
 from sightglass.facts.services import Service
 from sightglass.facts.settings import SERVICES, Settings
+from sightglass.facts.settings import load as load_settings
 from sightglass.facts.target import Target, in_cluster
 from sightglass.facts.versions import Image
 from sightglass.kubernetes import (
@@ -68,11 +68,11 @@ class Plan:
         return Kubectl(self.settings.context)
 
     @property
-    def place(self) -> ClusterPlace:
-        """Addresses and names in the cluster."""
+    def topology(self) -> ClusterTopology:
+        """Topology and names in the cluster."""
         environment = self.local.environment if "environment" in self.local.model_fields_set else ""
-        return ClusterPlace(
-            environment=environment or ClusterPlace().environment,
+        return ClusterTopology(
+            environment=environment or ClusterTopology().environment,
             grafana_url=self.settings.grafana_url,
             runbooks_url=self.settings.runbooks_url,
         )
@@ -239,7 +239,7 @@ def _load(command: Sequence[str]) -> None:
 
 def _objects(planned: Plan, kept: Credentials, record: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     """Our objects and Secrets as they are applied; ``record`` is what later commands read of the deployment."""
-    place = planned.place
+    topology = planned.topology
     objects = [
         found
         for found in manifests.render()
@@ -247,17 +247,17 @@ def _objects(planned: Plan, kept: Credentials, record: Mapping[str, Any]) -> tup
     ]
     for one in planned.own_services:
         objects += workloads.objects(one)
-        objects.append(workloads.environment(one, environments.telemetry(place, one.name, one.instances[0].track)))
+        objects.append(workloads.environment(one, environments.telemetry(topology, one.name, one.instances[0].track)))
         objects += policies.for_service(one)
     manifests.with_images(objects, lambda name: planned.image_of(name, record["service_image"]))
     attributes = {
-        "DEPLOYMENT_ENVIRONMENT": place.environment,
-        "GRAFANA_URL": place.grafana_url,
-        "RUNBOOKS_URL": place.runbooks_url,
+        "DEPLOYMENT_ENVIRONMENT": topology.environment,
+        "GRAFANA_URL": topology.grafana_url,
+        "RUNBOOKS_URL": topology.runbooks_url,
     }
     manifests.with_environment(objects, attributes)
     manifests.with_model_versions(objects, record.get("model_versions", {}))
-    manifests.with_deployment_attribute(objects, place.environment)
+    manifests.with_deployment_attribute(objects, topology.environment)
     manifests.without_targets(objects, planned.settings.left_out)
     manifests.with_observed(objects, (one.name for one in planned.local.observed))
     manifests.with_receivers(objects, planned.local)
@@ -266,7 +266,7 @@ def _objects(planned: Plan, kept: Credentials, record: Mapping[str, Any]) -> tup
     objects += policies.to_api_server(cluster.api_ports(planned.kubectl))
     if planned.settings.storage_class:
         manifests.with_storage_class(objects, planned.settings.storage_class)
-    made = secrets.objects(planned.kubectl, kept, place)
+    made = secrets.objects(planned.kubectl, kept, topology)
     manifests.with_checksums(objects, made)
     return objects, made
 
@@ -371,7 +371,7 @@ def reached(settings: KubernetesSettings, ports: Mapping[str, int] | None = None
     without = frozenset(record["without"])
     # A deployment of an earlier version does not say: it has those of the checkout.
     names = record.get("services", [one.name for one in SERVICES])
-    services = [one for one in local.load().all_services if one.name in names]
+    services = [one for one in load_settings().all_services if one.name in names]
     with Forwards(settings.context, services, without=without, ports=ports) as forwards:
         forwards.wait()
         yield in_cluster(forwards, kept, settings.context, without, services)

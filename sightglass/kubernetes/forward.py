@@ -42,7 +42,7 @@ class _Kubectl(ABC):
         """What it is started with the next time."""
 
     @abstractmethod
-    def hear(self, line: str) -> None:
+    def read_line(self, line: str) -> None:
         """Take in what it says."""
 
     def start(self) -> None:
@@ -73,7 +73,7 @@ class _Kubectl(ABC):
                 self.end()
             with self._process as kubectl:
                 for line in kubectl.stdout or ():
-                    self.hear(line.strip())
+                    self.read_line(line.strip())
             self._stop.wait(_AGAIN)
 
 
@@ -92,13 +92,13 @@ class _Forward(_Kubectl):
         ports = f"{self.local or ''}:{self._port.in_cluster or self._port.default}"
         return ["port-forward", f"service/{self.component}", f"--address={HOST}", ports]
 
-    def hear(self, line: str) -> None:
+    def read_line(self, line: str) -> None:
         if found := _LISTENS.match(line):
             self.local, self.listens = int(found[1]), True
         self.said = line or self.said
 
 
-class _Departures(_Kubectl):
+class _PodWatch(_Kubectl):
     """Ends the forwards of a component one of whose pods is on its way out, or gone.
 
     A forward stays with the pod that it found first. Most end with it, but one that found a pod in its last moment
@@ -112,7 +112,7 @@ class _Departures(_Kubectl):
     def arguments(self) -> list[str]:
         return ["get", "pods", "--watch", '--output=jsonpath={.metadata.name} {.metadata.deletionTimestamp}{"\\n"}']
 
-    def hear(self, line: str) -> None:
+    def read_line(self, line: str) -> None:
         pod, _, leaves = line.partition(" ")
         for forward in self._forwards:
             if leaves and pod.startswith(f"{forward.component}-"):
@@ -150,7 +150,7 @@ class Forwards:
         }
         forwards = list(self._forwards.values())
         spaces = {forward.space for forward in forwards}
-        self._kept = [*(_Departures(context, space, forwards) for space in sorted(spaces)), *forwards]
+        self._kept = [*(_PodWatch(context, space, forwards) for space in sorted(spaces)), *forwards]
 
     def __enter__(self) -> Self:
         for kubectl in self._kept:

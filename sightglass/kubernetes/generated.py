@@ -7,9 +7,8 @@ when one is stale.
 from pathlib import Path
 
 from sightglass.facts import environments
-from sightglass.facts import settings as names
-from sightglass.facts.cluster import NODE, OBSERVABILITY, ClusterPlace
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.cluster import NODE, OBSERVABILITY, ClusterTopology
+from sightglass.facts.settings import CANARY, CANARY_INTERVAL, CANARY_TIMEOUT, REPOSITORY, SERVICES
 from sightglass.kubernetes import policies, workloads
 
 ENVIRONMENT = "kubernetes.env"
@@ -25,36 +24,31 @@ _CLUSTER_METRICS = {
 _HEAD = "# Written by `make generate`."
 
 
-def files(place: ClusterPlace | None = None) -> dict[Path, str]:
+def files(topology: ClusterTopology | None = None) -> dict[Path, str]:
     """Text of every generated file."""
-    place = place or ClusterPlace()
+    topology = topology or ClusterTopology()
     application = MANIFESTS / "application"
     variables = {
-        _HELM_CONFIG / "loki" / ENVIRONMENT: environments.loki(place),
-        _HELM_CONFIG / "tempo" / ENVIRONMENT: environments.tempo(place),
-        _HELM_CONFIG / "promtail" / ENVIRONMENT: environments.promtail(place),
-        _HELM_CONFIG / "prometheus" / ENVIRONMENT: environments.prometheus(place),
-        _HELM_CONFIG / "grafana" / ENVIRONMENT: environments.grafana(place),
-        REPOSITORY / "collector-config" / ENVIRONMENT: {**environments.collector(place), **_CLUSTER_METRICS},
+        _HELM_CONFIG / "loki" / ENVIRONMENT: environments.loki(topology),
+        _HELM_CONFIG / "tempo" / ENVIRONMENT: environments.tempo(topology),
+        _HELM_CONFIG / "promtail" / ENVIRONMENT: environments.promtail(topology),
+        _HELM_CONFIG / "prometheus" / ENVIRONMENT: environments.prometheus(topology),
+        _HELM_CONFIG / "grafana" / ENVIRONMENT: environments.grafana(topology),
+        REPOSITORY / "collector-config" / ENVIRONMENT: {**environments.collector(topology), **_CLUSTER_METRICS},
         **{
-            application / f"{one.name}.env": environments.telemetry(place, one.name, one.instances[0].track)
-            for one in names.SERVICES
+            application / f"{one.name}.env": environments.telemetry(topology, one.name, one.instances[0].track)
+            for one in SERVICES
         },
-        application / f"{names.CANARY}.env": environments.canary(
-            place, interval=names.CANARY_INTERVAL, timeout=names.CANARY_TIMEOUT
-        ),
+        application / f"{CANARY}.env": environments.canary(topology, interval=CANARY_INTERVAL, timeout=CANARY_TIMEOUT),
         # Buckets and users are made by their address; the region is in the clients' own files.
-        MANIFESTS / "storage" / "storage.env": {"S3_ENDPOINT": place.address("minio")},
+        MANIFESTS / "storage" / "storage.env": {"S3_ENDPOINT": topology.address("minio")},
     }
-    targets = environments.prometheus_targets(place)
+    targets = environments.prometheus_targets(topology)
     return {
         **{file: _env(content) for file, content in variables.items()},
-        **{
-            application / f"{one.name}.yaml": f"{_HEAD}\n{workloads.text(workloads.objects(one))}"
-            for one in names.SERVICES
-        },
+        **{application / f"{one.name}.yaml": f"{_HEAD}\n{workloads.text(workloads.objects(one))}" for one in SERVICES},
         application / "kustomization.yaml": (
-            f"{_HEAD}\n{workloads.kustomization([one.name for one in names.SERVICES], [names.CANARY])}"
+            f"{_HEAD}\n{workloads.kustomization([one.name for one in SERVICES], [CANARY])}"
         ),
         **{_HELM_CONFIG / "prometheus" / name: f"{_HEAD}\n{text}" for name, text in targets.items()},
         MANIFESTS / "policies" / "arrows.yaml": f"{_HEAD}\n{policies.manifest()}",

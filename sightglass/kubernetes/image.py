@@ -23,13 +23,13 @@ import click
 from rich.console import Console
 
 from sightglass.clients import kubectl
-from sightglass.facts import settings as names
 from sightglass.facts.errors import UserError
 from sightglass.facts.services import Service
 from sightglass.facts.settings import REPOSITORY, SERVICES
+from sightglass.facts.settings import load as load_settings
 from sightglass.kubernetes import charts
-from sightglass.kubernetes import options as environment
 from sightglass.kubernetes.options import KubernetesSettings
+from sightglass.kubernetes.options import load as load_options
 from sightglass.kubernetes.workloads import IMAGE
 from sightglass.terminal.progress import Meter
 
@@ -63,7 +63,7 @@ class _CommandError(Exception):
 
 def engine() -> str:
     """The program that builds."""
-    return environment.load().container_engine
+    return load_options().container_engine
 
 
 def base_image(settings: KubernetesSettings) -> str:
@@ -267,7 +267,7 @@ def ensure(model_store: Path, settings: KubernetesSettings, console: Console) ->
 @click.command()
 def main() -> None:
     """Build the image of this checkout and of the model that ``make up`` trained; print its name."""
-    click.echo(ensure(names.load().models_dir, environment.load(), Console(stderr=True)))
+    click.echo(ensure(load_settings().models_dir, load_options(), Console(stderr=True)))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from sightglass.facts import versions
 from sightglass.facts.errors import UserError
 from sightglass.facts.versions import ChartVersion, Image
 from sightglass.kubernetes import charts
-from sightglass.kubernetes import options as environment
 from sightglass.kubernetes.charts import Chart
+from sightglass.kubernetes.options import load as load_options
 
 
 def image_lines(images: Mapping[str, Image], registry: str) -> Iterator[str]:
@@ -39,7 +39,7 @@ def main() -> None:
 @main.command()
 def images() -> None:
     """SOURCE TARGET of every image, for `crane copy` or `skopeo copy`; IMAGE_REGISTRY is where they go."""
-    registry = environment.load().image_registry
+    registry = load_options().image_registry
     if not registry:
         raise UserError("IMAGE_REGISTRY is not set: set it to the registry that your nodes pull from.")
     _, known = charts.load()

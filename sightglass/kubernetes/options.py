@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import AliasChoices, AliasGenerator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sightglass.facts.cluster import ClusterPlace
+from sightglass.facts.cluster import ClusterTopology
 from sightglass.facts.errors import UserError
 from sightglass.facts.settings import PREFIX
 
@@ -35,8 +35,8 @@ class KubernetesSettings(BaseSettings):
     image_digests: Literal["on", "off"] = Field(default="on", description="Whether images are pinned by digest too")
     container_engine: Literal["docker", "podman"] = Field(default="docker", description="What builds the image")
     base_image: str | None = Field(default=None, description="Base of the service's image")
-    grafana_url: str = Field(default=ClusterPlace().grafana_url, description="Where people open Grafana")
-    runbooks_url: str = Field(default=ClusterPlace().runbooks_url, description="Where people read the runbooks")
+    grafana_url: str = Field(default=ClusterTopology().grafana_url, description="Where people open Grafana")
+    runbooks_url: str = Field(default=ClusterTopology().runbooks_url, description="Where people read the runbooks")
 
     @property
     def context(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sightglass.facts.cluster import APPLICATION, NAMESPACES, ClusterPlace, namespace
+from sightglass.facts.cluster import APPLICATION, NAMESPACES, ClusterTopology, namespace
 from sightglass.facts.services import Service
 from sightglass.facts.settings import CANARY, SERVICES
 
@@ -23,7 +23,7 @@ API_SERVER = (443, 6443)
 KUBELET = 10250
 _DNS = 53
 _LABEL = "app.kubernetes.io/name"
-_PLACE = ClusterPlace()
+_PLACE = ClusterTopology()
 
 
 @dataclass(frozen=True)

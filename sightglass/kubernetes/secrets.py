@@ -5,10 +5,10 @@ from typing import Any
 
 from sightglass.clients.kubectl import Kubectl
 from sightglass.facts import credentials, environments
-from sightglass.facts import settings as local
-from sightglass.facts.cluster import APPLICATION, OBSERVABILITY, ClusterPlace
+from sightglass.facts.cluster import APPLICATION, OBSERVABILITY, ClusterTopology
 from sightglass.facts.credentials import Credentials
 from sightglass.facts.errors import UserError
+from sightglass.facts.settings import load as load_settings
 from sightglass.kubernetes import workloads
 from sightglass.notify import receivers
 from sightglass.runtime import storage
@@ -39,15 +39,15 @@ def _value(kubectl: Kubectl, name: str, key: str) -> str | None:
     return base64.b64decode(data[key]).decode() if key in data else None
 
 
-def objects(kubectl: Kubectl, known: Credentials, place: ClusterPlace) -> list[dict[str, Any]]:
+def objects(kubectl: Kubectl, known: Credentials, topology: ClusterTopology) -> list[dict[str, Any]]:
     """Every Secret of the deployment; a token that was made before stays, for each one made is another."""
     token = _value(kubectl, TOKEN, TOKEN_KEY) or storage.metrics_token(known.metrics)
-    return [_secret(name, data) for name, data in contents(known, place, token).items()]
+    return [_secret(name, data) for name, data in contents(known, topology, token).items()]
 
 
-def contents(known: Credentials, place: ClusterPlace, token: str) -> dict[str, dict[str, str]]:
+def contents(known: Credentials, topology: ClusterTopology, token: str) -> dict[str, dict[str, str]]:
     """Keys and values of every Secret by its name."""
-    channels = receivers.secret_files(local.load(), environments.url(place, "collector_alerts"))
+    channels = receivers.secret_files(load_settings(), environments.url(topology, "collector_alerts"))
     return {
         KEPT: {KEPT_KEY: credentials.to_json(known)},
         "minio-root": {"rootUser": known.root.access_key, "rootPassword": known.root.secret_key},

@@ -13,10 +13,9 @@ from typing import Final
 from sightglass.alerting import observed, pace
 from sightglass.alerting.pipeline_alerts import DELAY_SECONDS
 from sightglass.facts import environments, object_storage
-from sightglass.facts import settings as names
 from sightglass.facts.credentials import Credentials
 from sightglass.facts.services import Service
-from sightglass.facts.settings import HOST, REPOSITORY, Settings
+from sightglass.facts.settings import CANARY, CANARY_INTERVAL, CANARY_TIMEOUT, HOST, REPOSITORY, Settings
 from sightglass.local import logfiles
 from sightglass.local.grafana import GrafanaHome
 from sightglass.notify import receivers
@@ -144,8 +143,8 @@ def _code(folder: str) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class LocalPlace:
-    """This machine: see :class:`sightglass.facts.environments.Place`."""
+class LocalTopology:
+    """This machine: see :class:`sightglass.facts.environments.Topology`."""
 
     settings: Settings
     listen: str = HOST
@@ -198,8 +197,8 @@ class _Maker:
     programs: Mapping[str, Path]
 
     @property
-    def _place(self) -> LocalPlace:
-        return LocalPlace(self.settings)
+    def _place(self) -> LocalTopology:
+        return LocalTopology(self.settings)
 
     def _address(self, port: str) -> str:
         return self._place.address(port)
@@ -412,7 +411,7 @@ class _Maker:
     def _promtail_folder(self) -> None:
         self._folder("promtail")()
         # Promtail is not ready before it has a file to tail, and finds a new one only by looking every two seconds.
-        for name in (*(service.name for service in self.settings.observed), names.CANARY):
+        for name in (*(service.name for service in self.settings.observed), CANARY):
             logfiles.begun(self.settings.service_logs_dir, name)
 
     def service(self, service: Service) -> Component:
@@ -438,19 +437,19 @@ class _Maker:
         )
 
     def canary(self) -> Component:
-        url = self.settings.url(names.CANARY)
+        url = self.settings.url(CANARY)
         return Component(
-            name=names.CANARY,
+            name=CANARY,
             command=[sys.executable, "-m", "sightglass.runtime.canary"],
             environment=environments.canary(
                 self._place,
-                interval=names.CANARY_INTERVAL / self.settings.alert_pace,
+                interval=CANARY_INTERVAL / self.settings.alert_pace,
                 # At any pace long enough for a delay to be called one.
-                timeout=max(names.CANARY_TIMEOUT / self.settings.alert_pace, _LONGER),
+                timeout=max(CANARY_TIMEOUT / self.settings.alert_pace, _LONGER),
             ),
             ready_url=url,
             url=url,
-            log=self._log(names.CANARY),
+            log=self._log(CANARY),
             tailed=True,
             # What it looks for would be missing until then; nothing waits for the canary itself.
             after=("promtail",),

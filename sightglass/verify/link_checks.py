@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from ml_telemetry import signals
 from sightglass.clients.backends import Exemplar, LogLine, Span, Tempo
-from sightglass.clients.polling import Never, NotYet
-from sightglass.facts.settings import SERVICE as DEFAULT
+from sightglass.clients.polling import GiveUp, NotYet
+from sightglass.facts.settings import SERVICE
 from sightglass.facts.variables import fill
 from sightglass.verify import resolve
 from sightglass.verify.predictions import CLIENT, Prediction
@@ -24,7 +24,7 @@ from sightglass.verify.signal_checks import (
     METRICS,
     PROMISED,
     SECOND,
-    SERVICE,
+    THE_SERVICE,
     TRACES,
     Check,
     Evidence,
@@ -193,7 +193,7 @@ def dangling(evidence: Evidence, sources: Sources) -> str:
         newest = max(line.timestamp for line in missing) // SECOND
         over = datetime.fromtimestamp(newest + PROMISED + DANGLING_WINDOW).astimezone()
         more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-        raise Never(f"{detail}; {', '.join(ids[:3])}{more}; over at {over:%H:%M:%S} unless more are lost")
+        raise GiveUp(f"{detail}; {', '.join(ids[:3])}{more}; over at {over:%H:%M:%S} unless more are lost")
     for number, prediction in enumerate(evidence.made()):
         # One of them as Grafana opens a link, which is slow: in memory and in object storage.
         if not asked.has(prediction.trace_id, mode="ingesters" if number else "all"):
@@ -336,7 +336,7 @@ def _check(kind: str, choose: Callable[[Evidence], Sources], extra: tuple[str, .
         looked = partial(_through, find, choose)
         # The alert that always fires leads to the first service of the table.
         of_stack = name.startswith("alert")
-        parts = tuple(DEFAULT if of_stack and part == SERVICE else part for part in (*needs, *extra))
+        parts = tuple(SERVICE if of_stack and part == THE_SERVICE else part for part in (*needs, *extra))
         return Check(kind, name, backend, parts, looked, once=of_stack)
 
     return tuple(row(*link) for link in _LINKS)

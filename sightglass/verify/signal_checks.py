@@ -14,7 +14,7 @@ from ml_telemetry import signals
 from ml_telemetry.contract import Contract
 from ml_telemetry.synthetic import Source
 from sightglass.clients.backends import Alertmanager, LogLine, Loki, Prometheus, Span, Tempo
-from sightglass.clients.polling import Never, NotYet
+from sightglass.clients.polling import GiveUp, NotYet
 from sightglass.facts.provisioning import DASHBOARDS, DATA_SOURCES
 from sightglass.facts.target import Endpoint, Target
 from sightglass.verify import objects, sources
@@ -32,7 +32,7 @@ OBJECTS_INTERVAL = 0.5
 """Seconds between two looks into a bucket: a server writes no object within less."""
 EDGES = "traces_service_graph_request_total"
 """Requests by caller and service, which the Collector counts from pairs of spans."""
-SERVICE = "service"
+THE_SERVICE = "service"
 """In what a check needs: the service whose signals it looks for."""
 
 
@@ -92,7 +92,7 @@ class Evidence:
     def made(self) -> list[Prediction]:
         """The predictions of this run, of which there is at least one."""
         if not self.predictions:
-            raise Never(self.problem)
+            raise GiveUp(self.problem)
         return self.predictions
 
     def counted(self, name: str) -> str:
@@ -172,7 +172,7 @@ class Check:
 
     def of(self, service: str) -> "Check":
         """The check of one service."""
-        return replace(self, needs=tuple(service if name == SERVICE else name for name in self.needs))
+        return replace(self, needs=tuple(service if name == THE_SERVICE else name for name in self.needs))
 
 
 def request_spans(contract: Contract) -> set[tuple[str, str | None]]:
@@ -278,10 +278,10 @@ def fresh_watchdog(evidence: Evidence) -> dict[str, Any]:
     raise NotYet("alertmanager has no Watchdog alert")
 
 
-TRACES = (SERVICE, "collector", "tempo")
+TRACES = (THE_SERVICE, "collector", "tempo")
 """Components on a trace's way, and below on a log line's and on a metric's."""
-LOGS = (SERVICE, "promtail", "collector", "loki")
-METRICS = (SERVICE, "collector", "prometheus")
+LOGS = (THE_SERVICE, "promtail", "collector", "loki")
+METRICS = (THE_SERVICE, "collector", "prometheus")
 
 SIGNALS = (
     Check("signal", "traces by id", "tempo", TRACES, trace_by_id),

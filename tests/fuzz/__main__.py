@@ -27,9 +27,8 @@ from ml_telemetry import signals
 from sightglass.clients import backends, http, polling
 from sightglass.clients.polling import DeadlineError, NotYet
 from sightglass.facts import settings, target
-from sightglass.facts import settings as names
 from sightglass.facts.errors import UserError
-from sightglass.facts.settings import Settings
+from sightglass.facts.settings import SERVICE, Settings
 from sightglass.facts.target import Target
 from sightglass.local.supervise import Supervisor
 from sightglass.terminal import screen
@@ -208,7 +207,7 @@ def flow(
             jobs.append(pool.submit(emit, run, where, loki_url, senders, sharing, share))
             for job in jobs:
                 job.result()
-            for name in (names.SERVICE, "collector"):
+            for name in (SERVICE, "collector"):
                 run.resident.setdefault(name, []).append(settled(loaded, name))
 
 
@@ -227,7 +226,7 @@ def lost_neighbours(run: Run, where: Target) -> list[str]:
 
     def missing(prediction: Prediction) -> str:
         def there() -> None:
-            query = f'{{service_name="{names.SERVICE}"}} | trace_id="{prediction.trace_id}"'
+            query = f'{{service_name="{SERVICE}"}} | trace_id="{prediction.trace_id}"'
             end = time.time_ns() + SECOND
             if len(loki.lines(query, start=prediction.sent - SECOND, end=end)) != 1:
                 raise NotYet("its line")
@@ -242,7 +241,7 @@ def lost_neighbours(run: Run, where: Target) -> list[str]:
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         lost = [problem for problem in pool.map(missing, run.neighbours) if problem]
-    selector = f'{HTTP_COUNT}{{service_name="{names.SERVICE}"}}'
+    selector = f'{HTTP_COUNT}{{service_name="{SERVICE}"}}'
     times = backends.Prometheus(where.prometheus_url).times(selector, start=run.began, end=run.ended)
     edges = [run.began, *times, run.ended]
     gaps = [f"no point for {b - a:.0f} s" for a, b in pairwise(edges) if b - a > GAP]
@@ -266,7 +265,7 @@ def injected_lines(loaded: Settings) -> list[str]:
     """Lines of the service's log that are no object with a trace id or an event of the contract."""
     wrong = []
     known = {event.name for event in signals.LOG_EVENTS} | {"log"}
-    for file in loaded.service_logs_dir.glob(f"{names.SERVICE}.log*"):
+    for file in loaded.service_logs_dir.glob(f"{SERVICE}.log*"):
         for line in file.read_text(errors="replace").splitlines():
             try:
                 fields = json.loads(line)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from sightglass.clients import backends, buckets, polling
 from sightglass.clients.polling import NotYet
 from sightglass.facts import object_storage
-from sightglass.facts import settings as names
+from sightglass.facts.settings import SERVICE
 from sightglass.facts.target import Target
 from tests.fuzz.records import SECOND
 
@@ -132,7 +132,7 @@ def until_found(where: Target, in_span: str, in_line: str, in_label: str, since:
         for search, word in ((tempo, in_span), (loki, in_line), (loki, in_label)):
             if not list(search(where, word, since)):
                 raise NotYet(f"{search.__name__} does not find {word}")
-        if not list(prometheus(where, names.SERVICE, since)):
-            raise NotYet(f"prometheus does not find {names.SERVICE}")
+        if not list(prometheus(where, SERVICE, since)):
+            raise NotYet(f"prometheus does not find {SERVICE}")
 
     polling.until(found, timeout=timeout, interval=1.0, what="words that are kept")

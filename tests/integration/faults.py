@@ -19,8 +19,7 @@ import pytest
 
 from sightglass.clients import http, polling
 from sightglass.clients.polling import NotYet
-from sightglass.facts import settings as names
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.settings import REPOSITORY, SERVICE
 from sightglass.facts.target import Endpoint
 from sightglass.local import components, logfiles, processes
 from sightglass.local.supervise import Supervisor
@@ -81,14 +80,14 @@ def repeated(act: Callable[[], object], *, every: float, threads: int = 1) -> It
 def served_instead(stack: Running, module: str, environment: dict[str, str]) -> Iterator[None]:
     """Another service runs in the place of the classifier: same port, same log file, same telemetry."""
     planned = components.build(stack.settings, stack.credentials, PLANNED_PROGRAMS, None)
-    service = next(component for component in planned if component.name == names.SERVICE)
+    service = next(component for component in planned if component.name == SERVICE)
     command = [part.replace("text_classifier.service", module) for part in service.command]
     # With the stack's marker it ends with the stack, whatever becomes of the test.
     marker = psutil.Process(Supervisor(stack.settings.state_dir).pid()).environ()[processes.MARKER]
     own = {"PYTHONPATH": os.pathsep.join((str(REPOSITORY), str(service.directory))), processes.MARKER: marker}
     everything = {**os.environ, **service.environment, **environment, **own}
     with ExitStack() as exits:
-        exits.enter_context(stopped(stack, names.SERVICE))
+        exits.enter_context(stopped(stack, SERVICE))
         log = exits.enter_context(service.log.open("a"))
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=everything, stdout=log, stderr=log, start_new_session=True

@@ -15,7 +15,7 @@ from sightglass.clients.kubectl import Kubectl, label
 from sightglass.facts import settings
 from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import deploy
-from sightglass.kubernetes import options as kubernetes
+from sightglass.kubernetes.options import load as load_options
 from sightglass.local import build
 from tests.kubernetes import server_images
 from tests.kubernetes.rendering import STAND_INS
@@ -85,7 +85,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in own.items():
             patch.setenv(name, value)
-        loaded, local = kubernetes.load(), settings.load()
+        loaded, local = load_options(), settings.load()
         if deploy.deployed(Kubectl(loaded.context)) is not None:
             pytest.skip(f"something is deployed to {loaded.context} already: `make undeploy` takes it back")
     built = build.ensure_binaries(bin_dir=local.bin_dir, cache_dir=local.cache_dir, console=Console(stderr=True))

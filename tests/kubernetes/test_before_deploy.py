@@ -17,7 +17,7 @@ from sightglass.facts import settings
 from sightglass.facts.cluster import APPLICATION, NAMESPACES, NODE, OBSERVABILITY
 from sightglass.facts.credentials import Credentials
 from sightglass.kubernetes import deploy
-from sightglass.kubernetes import options as kubernetes
+from sightglass.kubernetes.options import load as load_options
 from sightglass.kubernetes.releases import install
 from tests.kubernetes.conftest import Cluster, left_over
 from tests.kubernetes.rendering import STAND_INS
@@ -45,7 +45,7 @@ RECORD = {"service_image": "none:1"}
 
 
 @dataclass
-class Place:
+class EmptyCluster:
     """A cluster to which nothing is deployed yet, and a deployment without images."""
 
     cluster: Cluster
@@ -57,7 +57,7 @@ class Place:
         return self.cluster.kubectl
 
     def deploy(self) -> None:
-        planned = deploy.plan(kubernetes.load(), settings.load())
+        planned = deploy.plan(load_options(), settings.load())
         objects, secrets = deploy._objects(planned, Credentials(), RECORD)
         deploy._apply(planned, objects, secrets, RECORD, fresh_store=True)
         install(planned.settings.context, list(deploy._wanted(planned, objects, secrets)), {})
@@ -72,7 +72,7 @@ def as_list(objects: Any) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EmptyCluster]:
     context = os.environ.get("KUBE_CONTEXT")
     if not context:
         pytest.skip("KUBE_CONTEXT names no cluster that the tests may change")
@@ -85,7 +85,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     environment = {name: value for name, value in os.environ.items() if name not in ("YES", "SIGHTGLASS_YES")}
-    made = Place(Cluster(context, environment, None), tmp_path)  # type: ignore[arg-type]
+    made = EmptyCluster(Cluster(context, environment, None), tmp_path)  # type: ignore[arg-type]
     if left_over(made.kubectl):
         pytest.skip(f"something is deployed to {context} already: `make undeploy` takes it back")
     yield made
@@ -101,37 +101,37 @@ def names(kubectl: Kubectl, objects: list[dict[str, Any]]) -> set[tuple[str, str
     return {(one["kind"], one["metadata"]["name"]) for one in found.get("items", [found])}
 
 
-def test_undeploy_of_nothing_removes_nothing_and_says_so(place: Place) -> None:
-    place.kubectl("create", "namespace", APPLICATION)
-    place.add(OTHERS[0], OTHERS[-1])
-    done = place.cluster.command("undeploy", YES="1")
+def test_undeploy_of_nothing_removes_nothing_and_says_so(empty: EmptyCluster) -> None:
+    empty.kubectl("create", "namespace", APPLICATION)
+    empty.add(OTHERS[0], OTHERS[-1])
+    done = empty.cluster.command("undeploy", YES="1")
     assert done.returncode == 0, done.stdout
-    assert f"Nothing of ours is in the cluster of context {place.cluster.context}: nothing was removed." in done.stdout
-    assert names(place.kubectl, place.others) == {("ConfigMap", "precious"), ("ClusterRole", "precious")}
+    assert f"Nothing of ours is in the cluster of context {empty.cluster.context}: nothing was removed." in done.stdout
+    assert names(empty.kubectl, empty.others) == {("ConfigMap", "precious"), ("ClusterRole", "precious")}
 
 
-def test_undeploy_leaves_nothing_of_ours(place: Place) -> None:
-    place.deploy()
-    made = set(left_over(place.kubectl))
+def test_undeploy_leaves_nothing_of_ours(empty: EmptyCluster) -> None:
+    empty.deploy()
+    made = set(left_over(empty.kubectl))
     assert made >= {f"namespace/{name}" for name in NAMESPACES}
-    asked = place.cluster.command("undeploy")
+    asked = empty.cluster.command("undeploy")
     assert asked.returncode == 2
     assert "Nobody can be asked here: YES=1 says yes." in asked.stdout
     assert "volume claims with data; releases: " in asked.stdout
-    assert made <= set(left_over(place.kubectl))
-    done = place.cluster.command("undeploy", YES="1")
+    assert made <= set(left_over(empty.kubectl))
+    done = empty.cluster.command("undeploy", YES="1")
     assert done.returncode == 0, done.stdout
-    assert left_over(place.kubectl) == []
+    assert left_over(empty.kubectl) == []
 
 
-def test_what_is_not_ours_stays_with_its_namespace_and_is_named(place: Place) -> None:
-    place.deploy()
-    place.add(*OTHERS)
+def test_what_is_not_ours_stays_with_its_namespace_and_is_named(empty: EmptyCluster) -> None:
+    empty.deploy()
+    empty.add(*OTHERS)
     # A second deploy takes no ConfigMap of others for a stale one of ours.
-    place.deploy()
-    done = place.cluster.command("undeploy", YES="1")
+    empty.deploy()
+    done = empty.cluster.command("undeploy", YES="1")
     assert done.returncode == 0, done.stdout
-    assert names(place.kubectl, place.others) == {(one["kind"], "precious") for one in OTHERS}
+    assert names(empty.kubectl, empty.others) == {(one["kind"], "precious") for one in OTHERS}
     stays = {
         APPLICATION: "configmap/precious",
         OBSERVABILITY: "persistentvolumeclaim/precious, secret/precious",
@@ -142,14 +142,14 @@ def test_what_is_not_ours_stays_with_its_namespace_and_is_named(place: Place) ->
     # What Kubernetes itself puts into a namespace is all that is left beside them.
     kinds = "configmaps,secrets,services,deployments,statefulsets,daemonsets,jobs,networkpolicies,serviceaccounts,pvc"
     for namespace in NAMESPACES:
-        left = {one["metadata"]["name"] for one in place.kubectl.get(kinds, f"--namespace={namespace}")}
+        left = {one["metadata"]["name"] for one in empty.kubectl.get(kinds, f"--namespace={namespace}")}
         assert left <= {"kube-root-ca.crt", "default", "precious"}, namespace
 
 
-def test_namespace_that_was_there_before_us_stays_when_it_is_empty(place: Place) -> None:
-    place.kubectl("create", "namespace", APPLICATION)
-    place.deploy()
-    place.deploy()
-    done = place.cluster.command("undeploy", YES="1")
+def test_namespace_that_was_there_before_us_stays_when_it_is_empty(empty: EmptyCluster) -> None:
+    empty.kubectl("create", "namespace", APPLICATION)
+    empty.deploy()
+    empty.deploy()
+    done = empty.cluster.command("undeploy", YES="1")
     assert done.returncode == 0, done.stdout
-    assert [space["metadata"]["name"] for space in place.kubectl.get("namespaces", *NAMESPACES)] == [APPLICATION]
+    assert [space["metadata"]["name"] for space in empty.kubectl.get("namespaces", *NAMESPACES)] == [APPLICATION]

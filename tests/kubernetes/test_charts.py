@@ -11,10 +11,10 @@ import yaml
 
 from sightglass.clients.kubectl import ProgramError
 from sightglass.facts import environments
-from sightglass.facts import settings as names
-from sightglass.facts.cluster import NAMESPACES, NODE, ClusterPlace
+from sightglass.facts.cluster import NAMESPACES, NODE, ClusterTopology
 from sightglass.facts.credentials import Credentials
 from sightglass.facts.errors import UserError
+from sightglass.facts.settings import load as load_settings
 from sightglass.facts.versions import Image
 from sightglass.kubernetes import charts, manifests, policies, secrets
 from sightglass.kubernetes.charts import Chart
@@ -36,7 +36,7 @@ from tests.kubernetes.rendering import (
     workload,
 )
 
-PLACE = ClusterPlace()
+PLACE = ClusterTopology()
 BY_RELEASE = {chart.release: chart for chart in RELEASES}
 LIMIT_CORES, LIMIT_BYTES = 1.2, 2.6 * 2**30
 """What all pods together may ask for."""
@@ -428,7 +428,7 @@ class _Programs(dict[str, Path]):
 
 def test_servers_are_started_as_on_one_machine() -> None:
     """But for addresses and folders, which the charts set themselves."""
-    local = {c.name: c for c in components.build(names.load(), Credentials(), _Programs(), None)}
+    local = {c.name: c for c in components.build(load_settings(), Credentials(), _Programs(), None)}
     places = re.compile(r"--(config.file|storage.path|storage.tsdb.path|web.listen-address)=")
 
     def flags(name: str) -> set[str]:

@@ -18,12 +18,11 @@ from sightglass.clients import http, polling
 from sightglass.clients.backends import Loki, Prometheus
 from sightglass.clients.kubectl import ProgramError
 from sightglass.clients.polling import NotYet
-from sightglass.facts import settings as names
-from sightglass.facts.cluster import APPLICATION, NODE, OBSERVABILITY, ClusterPlace
+from sightglass.facts.cluster import APPLICATION, NODE, OBSERVABILITY, ClusterTopology
 from sightglass.facts.errors import UserError
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.settings import CANARY, REPOSITORY, SERVICES
 from sightglass.kubernetes import deploy, image, manifests, rollout
-from sightglass.kubernetes import options as kubernetes
+from sightglass.kubernetes.options import load as load_options
 from sightglass.kubernetes.releases import installed
 from sightglass.kubernetes.secrets import KEPT
 from sightglass.verify.run import checks_of, of_services
@@ -63,7 +62,7 @@ def test_models_have_the_versions_that_people_know_on_the_machine_that_deployed(
 
 @contextmanager
 def reached() -> Iterator[Any]:
-    with deploy.reached(kubernetes.load()) as where:
+    with deploy.reached(load_options()) as where:
         yield where
 
 
@@ -92,8 +91,8 @@ def replaced(cluster: Cluster, **changes: str) -> set[str]:
         "prometheus",
         "promtail",
         "tempo",
-        *(service.name for service in names.SERVICES),
-        names.CANARY,
+        *(service.name for service in SERVICES),
+        CANARY,
     )
     return {next(one for one in known if name.split("/")[1].startswith(one)) for name in gone}
 
@@ -258,8 +257,8 @@ for pair in zip(sys.argv[1:], found):
 
 
 def test_policies_refuse_what_is_no_arrow(cluster: Cluster) -> None:
-    place = ClusterPlace()
-    allowed, refused = place.address(names.SERVICES[0].port_name), place.address("minio")
+    topology = ClusterTopology()
+    allowed, refused = topology.address(SERVICES[0].port_name), topology.address("minio")
     name = printing(cluster, CONNECTING, allowed, refused)
     said = dict(line.split() for line in cluster.kubectl("logs", name, f"-n{APPLICATION}").splitlines())
     cluster.kubectl("delete", "pod", name, f"-n{APPLICATION}", "--wait=false")

@@ -25,7 +25,7 @@ from sightglass.clients.polling import NotYet
 from sightglass.facts.errors import UserError
 from sightglass.facts.settings import SERVICES
 from sightglass.kubernetes import image
-from sightglass.kubernetes import options as environment
+from sightglass.kubernetes.options import load as load_options
 from text_classifier.settings import CLASSES, TRAIN_COMMAND
 
 USER = 10001
@@ -106,7 +106,7 @@ class Container:
 
         def ready() -> None:
             if not self.running():
-                raise polling.Never("\n".join(self.logs()))
+                raise polling.GiveUp("\n".join(self.logs()))
             try:
                 status = requests.get(f"{self.url()}/readyz", timeout=5).status_code
             except requests.RequestException as error:
@@ -152,7 +152,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(store: Path) -> Iterator[str]:
     """The image of this checkout and that model."""
     output = io.StringIO()
-    name = image.ensure(store, environment.load(), Console(file=output))
+    name = image.ensure(store, load_options(), Console(file=output))
     assert f"building {name}: done after" in output.getvalue()
     yield name
     engine("image", "rm", "--force", name)
@@ -312,7 +312,7 @@ def test_it_installs_nothing(built: str) -> None:
 
 def test_it_is_not_built_twice_and_can_be_saved(built: str, store: Path, tmp_path: Path) -> None:
     output = io.StringIO()
-    assert image.ensure(store, environment.load(), Console(file=output)) == built
+    assert image.ensure(store, load_options(), Console(file=output)) == built
     assert output.getvalue() == ""
     image.save(built, tmp_path / "image.tar")
     with tarfile.open(tmp_path / "image.tar") as archive:
@@ -339,4 +339,4 @@ def test_a_base_that_cannot_be_had_is_named(folder: Path) -> None:
 def test_an_index_that_cannot_be_had_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
     with pytest.raises(UserError, match=r"packages cannot be fetched: .* set PIP_INDEX_URL to a mirror"):
-        image.build(folder, f"{image.NAME}:test", image.base_image(environment.load()), Console(file=io.StringIO()))
+        image.build(folder, f"{image.NAME}:test", image.base_image(load_options()), Console(file=io.StringIO()))

@@ -19,18 +19,18 @@ import pytest
 from sightglass.clients import polling
 from sightglass.clients.backends import Loki, Prometheus, Tempo
 from sightglass.clients.polling import NotYet
-from sightglass.facts import settings as names
 from sightglass.facts.cluster import APPLICATION, NODE, OBSERVABILITY, namespace
+from sightglass.facts.settings import SERVICE
 from sightglass.facts.target import Target
 from sightglass.kubernetes import deploy, rollout
-from sightglass.kubernetes import options as kubernetes
+from sightglass.kubernetes.options import load as load_options
 from sightglass.verify.predictions import Prediction, bodies, predict
 from sightglass.verify.signal_checks import HTTP_COUNT, SECOND, request_spans
 from tests.kubernetes.conftest import Cluster
 from text_classifier.declaration import CONTRACT
 
 pytestmark = pytest.mark.timeout(1200)
-PODS = ("promtail", "collector", "loki", "tempo", "minio", "prometheus", "alertmanager", names.SERVICE)
+PODS = ("promtail", "collector", "loki", "tempo", "minio", "prometheus", "alertmanager", SERVICE)
 USERS, PAUSE = 4, 0.2
 BEFORE, AFTER = 20, 40
 """Answered requests before the pod is deleted, and after it is back."""
@@ -83,7 +83,7 @@ def wrong_lines(loki: Loki, made: list[Prediction]) -> dict[str, int]:
     """How many lines each request has whose number is not one."""
     wanted = {prediction.trace_id for prediction in made}
     start, end = made[0].sent - 5 * SECOND, time.time_ns() + 60 * SECOND
-    query = f'{{service_name="{names.SERVICE}"}} | event_name="ml.prediction"'
+    query = f'{{service_name="{SERVICE}"}} | event_name="ml.prediction"'
     found = loki.lines(query, start=start, end=end, limit=5000)
     counts = Counter(line.labels["trace_id"] for line in found)
     return {trace_id: counts[trace_id] for trace_id in wanted if counts[trace_id] != 1}
@@ -96,7 +96,7 @@ def wrong_traces(tempo: Tempo, made: list[Prediction], known: set[str]) -> dict[
         if prediction.trace_id in known:
             continue
         try:
-            spans = [s for s in tempo.trace(prediction.trace_id) if s.resource.get("service.name") == names.SERVICE]
+            spans = [s for s in tempo.trace(prediction.trace_id) if s.resource.get("service.name") == SERVICE]
         except NotYet:
             spans = []
         if len(spans) == len({span.span_id for span in spans}) == len(request_spans(CONTRACT)):
@@ -125,7 +125,7 @@ def expect_all(where: Target, made: list[Prediction]) -> None:
 @pytest.mark.parametrize("component", PODS)
 def test_deleted_pod_costs_no_line_and_no_span(cluster: Cluster, component: str) -> None:
     space = namespace(component)
-    with deploy.reached(kubernetes.load()) as where:
+    with deploy.reached(load_options()) as where:
         load = Load(where)
         with load.running():
             load.reach(BEFORE)
@@ -144,21 +144,21 @@ def test_deleted_pod_costs_no_line_and_no_span(cluster: Cluster, component: str)
 
 def test_replacing_everything_at_once_loses_no_data(cluster: Cluster) -> None:
     """What an upgrade of every release does at the most."""
-    query = f'sum(max_over_time({HTTP_COUNT}{{service_name="{names.SERVICE}"}}[1h]))'
-    with deploy.reached(kubernetes.load()) as where:
+    query = f'sum(max_over_time({HTTP_COUNT}{{service_name="{SERVICE}"}}[1h]))'
+    with deploy.reached(load_options()) as where:
         made = [predict(where.endpoint(), body) for body in bodies(where.endpoint())]
         expect_all(where, made)
         counted = Prometheus(where.prometheus_url).total(query)
     for space in (APPLICATION, OBSERVABILITY, NODE):
         cluster.kubectl("rollout", "restart", "deployments,statefulsets,daemonsets", f"-n{space}")
     rollout.wait(cluster.kubectl)
-    with deploy.reached(kubernetes.load()) as where:
+    with deploy.reached(load_options()) as where:
         expect_all(where, made)
         assert Prometheus(where.prometheus_url).total(query) >= counted > 0
 
 
 def test_a_lost_and_a_doubled_line_are_seen(cluster: Cluster) -> None:
-    with deploy.reached(kubernetes.load()) as where:
+    with deploy.reached(load_options()) as where:
         made = [predict(where.endpoint()) for _ in range(3)]
         expect_all(where, made)
         lost = Prediction("f" * 32, "f" * 16, made[0].sent, made[0].answered, "none", {}, {})
@@ -170,7 +170,7 @@ def test_restart_of_the_whole_node_brings_everything_back(cluster: Cluster) -> N
     restart = os.environ.get("NODE_RESTART")
     if not restart:
         pytest.skip("NODE_RESTART names no command that restarts the cluster's node")
-    with deploy.reached(kubernetes.load()) as where:
+    with deploy.reached(load_options()) as where:
         made = [predict(where.endpoint(), body) for body in bodies(where.endpoint())]
         expect_all(where, made)
     volumes = {found["metadata"]["uid"] for found in cluster.kubectl.get("persistentvolumeclaims", "-A")}
@@ -180,6 +180,6 @@ def test_restart_of_the_whole_node_brings_everything_back(cluster: Cluster) -> N
     rollout.wait(cluster.kubectl)
     print(f"everything is ready again {time.monotonic() - began:.0f} s after the restart began")
     assert {found["metadata"]["uid"] for found in cluster.kubectl.get("persistentvolumeclaims", "-A")} == volumes
-    with deploy.reached(kubernetes.load()) as where:
+    with deploy.reached(load_options()) as where:
         expect_all(where, made)
     assert cluster.command("verify", "--target", "kind").returncode == 0

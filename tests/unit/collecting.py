@@ -21,7 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from sightglass.clients import polling
 from sightglass.facts import environments, settings
-from sightglass.local.components import COLLECTOR_CONFIG, COLLECTOR_OPTIONS, LocalPlace
+from sightglass.local.components import COLLECTOR_CONFIG, COLLECTOR_OPTIONS, LocalTopology
 from tests.unit.otlp import Logged, Receiver, until
 from tests.unit.ports import free_offset
 
@@ -102,7 +102,7 @@ def running(command: Sequence[str], environment: Mapping[str, str], ready_url: s
 
     def ready() -> bool:
         if process.poll() is not None:
-            raise polling.Never(f"{log.stem} died: {log.read_text()[-2000:]}")
+            raise polling.GiveUp(f"{log.stem} died: {log.read_text()[-2000:]}")
         try:
             return httpx.get(ready_url, timeout=5).status_code == 200
         except httpx.TransportError:
@@ -118,7 +118,7 @@ def running(command: Sequence[str], environment: Mapping[str, str], ready_url: s
 
 def environment(config: settings.Settings, receiver: Receiver) -> dict[str, str]:
     """What the Collector's configuration asks for where everything goes to that receiver."""
-    return environments.collector(LocalPlace(config)) | {
+    return environments.collector(LocalTopology(config)) | {
         "POD_UID": "",
         "KUBE_NODE_NAME": "",
         "LOKI_URL": receiver.url,

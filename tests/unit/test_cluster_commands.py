@@ -19,22 +19,23 @@ from sightglass.clients import polling
 from sightglass.clients.kubectl import Kubectl, ProgramError
 from sightglass.clients.polling import NotYet
 from sightglass.facts import credentials
-from sightglass.facts import settings as local
 from sightglass.facts.cluster import OBSERVABILITY
 from sightglass.facts.errors import UserError
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.settings import HOST, PORTS, REPOSITORY, SERVICES
+from sightglass.facts.settings import load as load_settings
 from sightglass.facts.target import Endpoint, Target
 from sightglass.kubernetes import cluster, deploy, releases, removal, rollout, secrets, workloads
-from sightglass.kubernetes import options as kubernetes
 from sightglass.kubernetes.charts import load
 from sightglass.kubernetes.forward import Forwards
+from sightglass.kubernetes.options import KubernetesSettings
+from sightglass.kubernetes.options import load as load_options
 from sightglass.kubernetes.releases import Installed
 from sightglass.terminal import screen
 from sightglass.verify import run
 from sightglass.verify.signal_checks import Check, Evidence
 from tests.unit.ports import free_port
 
-VARIABLES = [name.upper() for name in kubernetes.KubernetesSettings.model_fields]
+VARIABLES = [name.upper() for name in KubernetesSettings.model_fields]
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
 
@@ -60,9 +61,9 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=sentence):
-        deploy.plan(kubernetes.load(), local.load())
+        deploy.plan(load_options(), load_settings())
     monkeypatch.delenv(name)
-    assert len(deploy.plan(kubernetes.load(), local.load()).charts) == len(load()[0])
+    assert len(deploy.plan(load_options(), load_settings()).charts) == len(load()[0])
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -98,7 +99,7 @@ def test_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(UserError, match="kubectl is not installed: install kubectl"):
         Kubectl("any").get("nodes")
     with pytest.raises(UserError, match="No cluster is named and kind is not installed: install kind, or name"):
-        cluster.ensure(kubernetes.load())
+        cluster.ensure(load_options())
 
 
 @needs_kubectl
@@ -138,28 +139,28 @@ def test_kind_cluster_is_made_once_and_only_where_none_is_named(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     fake(tmp_path, "kind", "[ $1 = get ] && echo other; true")
     fake(tmp_path, "kubectl", "true")
-    assert cluster.ensure(kubernetes.load()) == "made kind cluster sightglass"
+    assert cluster.ensure(load_options()) == "made kind cluster sightglass"
     made = f"kind create cluster --name=sightglass --config={cluster.KIND_CONFIG} --wait=120s"
     mark = f"configmap {cluster.MADE} --namespace=kube-public"
     assert calls(tmp_path) == ["kind get clusters", made, f"kubectl --context=kind-sightglass create {mark}"]
-    assert cluster.is_gone(kubernetes.load())
+    assert cluster.is_gone(load_options())
     fake(tmp_path, "kind", "[ $1 = get ] && echo sightglass; true")
-    assert cluster.ensure(kubernetes.load()) == "using kind cluster sightglass"
+    assert cluster.ensure(load_options()) == "using kind cluster sightglass"
     assert calls(tmp_path).count(made) == 1
     monkeypatch.setenv("KUBE_CONTEXT", "kind-other")
-    assert cluster.ensure(kubernetes.load()) == "using the cluster of context kind-other"
-    assert not cluster.is_gone(kubernetes.load())
-    assert not cluster.is_made(kubernetes.load())
+    assert cluster.ensure(load_options()) == "using the cluster of context kind-other"
+    assert not cluster.is_gone(load_options())
+    assert not cluster.is_made(load_options())
     monkeypatch.delenv("KUBE_CONTEXT")
-    assert not cluster.is_gone(kubernetes.load())
-    assert not cluster.is_made(kubernetes.load())
+    assert not cluster.is_gone(load_options())
+    assert not cluster.is_made(load_options())
     fake(tmp_path, "kubectl", """echo '{"kind": "ConfigMap", "metadata": {}}'""")
-    assert cluster.is_made(kubernetes.load())
-    cluster.remove(kubernetes.load())
+    assert cluster.is_made(load_options())
+    cluster.remove(load_options())
     assert calls(tmp_path)[-1] == "kind delete cluster --name=sightglass"
     fake(tmp_path, "kind", "[ $1 = get ] || { echo 'no such host' >&2; exit 1; }")
     with pytest.raises(UserError, match=r"kind cannot make a cluster \(no such host\): mend that, or name a cluster"):
-        cluster.ensure(kubernetes.load())
+        cluster.ensure(load_options())
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_ports_of_an_api_server_behind_its_service() -> None:
 
 def test_port_that_somebody_listens_at_is_not_forwarded() -> None:
     with socket.socket() as taken:
-        taken.bind((local.HOST, 0))
+        taken.bind((HOST, 0))
         taken.listen()
         number = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"Port {number} \(loki: .*SIGHTGLASS_LOKI_HTTP_PORT"):
@@ -288,7 +289,7 @@ def test_port_that_somebody_listens_at_is_not_forwarded() -> None:
         assert not Forwards("here", without=frozenset({"loki"}), ports={"loki_http": number}).has("loki_http")
 
 
-ONLY_LOKI = frozenset(port.component for port in local.PORTS) - {"loki"}
+ONLY_LOKI = frozenset(port.component for port in PORTS) - {"loki"}
 
 
 FORWARDS = "echo 'Forwarding from 127.0.0.1:51685 -> 3100'; exec sleep 60"
@@ -358,7 +359,7 @@ def test_who_listens_in_place_of_kubectl_is_not_taken_for_it(tmp_path: Path, mon
     fake_kubectl(tmp_path, monkeypatch, f"echo 'unable to listen on port {number}' >&2; exit 1")
     # Somebody takes the port after it was found to be free.
     with Forwards("here", without=ONLY_LOKI, ports={"loki_http": number}) as forwards:
-        taken = socket.create_server((local.HOST, number))
+        taken = socket.create_server((HOST, number))
         with taken, pytest.raises(UserError, match=f"loki to be reachable .*unable to listen on port {number}"):
             forwards.wait(timeout=1)
 
@@ -474,7 +475,7 @@ def test_verify_says_what_was_left_out_instead_of_passing(monkeypatch: pytest.Mo
     ]
     monkeypatch.setattr(Evidence, "predict", lambda *_arguments: None)
     fields: dict[str, Any] = {name: "" for name in Target.__dataclass_fields__ if name != "without"}
-    fields["services"] = (Endpoint(local.SERVICES[0], "http://nowhere"),)
+    fields["services"] = (Endpoint(SERVICES[0], "http://nowhere"),)
     whole = run.verify(Target(**fields), checks=made)
     assert [(row.name, row.ok) for row in whole.rows] == [("one", True), ("two", True)]
     report = run.verify(Target(**fields, without=frozenset({"grafana"})), checks=made)
@@ -492,25 +493,25 @@ def test_program_error_carries_the_last_line() -> None:
 
 
 def test_plan_gives_each_image_its_pin(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = deploy.plan(kubernetes.load(), local.load())
+    planned = deploy.plan(load_options(), load_settings())
     name = "docker.io/otel/opentelemetry-collector-contrib"
     assert planned.image_of(name, "ours:1").startswith(f"{name}:{planned.images['collector'].tag}@sha256:")
     assert planned.image_of(workloads.IMAGE, "ours:1") == "ours:1"
     monkeypatch.setenv("IMAGE_REGISTRY", "mirror.example.org/all")
     monkeypatch.setenv("IMAGE_DIGESTS", "off")
-    mirrored = deploy.plan(kubernetes.load(), local.load())
+    mirrored = deploy.plan(load_options(), load_settings())
     tag = planned.images["collector"].tag
     assert mirrored.image_of(name, "") == f"mirror.example.org/all/otel/opentelemetry-collector-contrib:{tag}"
 
 
 def test_dry_run_of_a_plan_names_how_the_image_gets_to_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert deploy._way(kubernetes.load()) == "loaded into the kind cluster"
+    assert deploy._way(load_options()) == "loaded into the kind cluster"
     monkeypatch.setenv("KUBE_CONTEXT", "cloud")
-    assert deploy._way(kubernetes.load()) == "expected on the nodes"
+    assert deploy._way(load_options()) == "expected on the nodes"
     monkeypatch.setenv("IMAGE_LOADER", "minikube image load")
-    assert deploy._way(kubernetes.load()) == "given to the nodes by `minikube image load ARCHIVE`"
+    assert deploy._way(load_options()) == "given to the nodes by `minikube image load ARCHIVE`"
     monkeypatch.setenv("IMAGE_REGISTRY", "registry.example.org")
-    assert deploy._way(kubernetes.load()) == "pushed to registry.example.org"
+    assert deploy._way(load_options()) == "pushed to registry.example.org"
 
 
 # Keys of hashes
@@ -545,8 +546,8 @@ def test_new_key_is_kept_before_it_is_used_and_only_the_service_is_started_anew(
     )
     monkeypatch.setattr(deploy.Plan, "kubectl", cluster_of)
     monkeypatch.setattr(rollout, "wait", lambda *_, **__: None)
-    deploy.rotate_hash_key(deploy.plan(kubernetes.load(), local.load()), screen.console())
-    observed = [service.name for service in local.SERVICES]
+    deploy.rotate_hash_key(deploy.plan(load_options(), load_settings()), screen.console())
+    observed = [service.name for service in SERVICES]
     assert cluster_of.asked == [[secrets.KEPT], [workloads.KEYS, *observed]]  # type: ignore[attr-defined]
     one, keys, *deployments = cluster_of.objects["applied"]  # type: ignore[attr-defined]
     now = credentials.from_json(base64.b64decode(one["data"][secrets.KEPT_KEY]).decode())

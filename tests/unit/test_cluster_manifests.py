@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sightglass.facts import credentials, settings
-from sightglass.facts.cluster import NODE, ClusterPlace
+from sightglass.facts.cluster import NODE, ClusterTopology
 from sightglass.facts.settings import REPOSITORY
 from sightglass.kubernetes import charts, generated, manifests, secrets
 from sightglass.kubernetes.workloads import KEYS
@@ -115,7 +115,7 @@ NAMES = ("loki", "tempo", "promtail", "prometheus", "grafana", "collector", *OBS
 
 
 def cluster_environment(maps: dict[str, dict[str, str]], name: str) -> set[str]:
-    content = secrets.contents(credentials.complete(credentials.Credentials()), ClusterPlace(), "token")
+    content = secrets.contents(credentials.complete(credentials.Credentials()), ClusterTopology(), "token")
     secret = content[SECRETS[name]] if name in SECRETS else {}
     return set(maps[f"{name}-env"]) | set(secret)
 
@@ -141,7 +141,7 @@ def test_generated_files_of_a_service_that_is_gone_are_left_over(tmp_path: Path)
 def test_generated_files_are_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file for file, text in generated.files().items() if file.read_text() != text] == []
     assert generated.left_over() == []
-    other_place = generated.files(ClusterPlace(environment="elsewhere"))
+    other_place = generated.files(ClusterTopology(environment="elsewhere"))
     changed = {file.name for file, text in generated.files().items() if other_place[file] != text}
     assert changed == {"kubernetes.env", *(f"{name}.env" for name in (*OBSERVED, settings.CANARY))}
 
@@ -285,7 +285,7 @@ def test_no_secret_value_is_in_a_manifest(objects: list[Object]) -> None:
 
 def test_each_program_gets_its_own_secret_only() -> None:
     known = credentials.Credentials()
-    content = secrets.contents(known, ClusterPlace(), "token")
+    content = secrets.contents(known, ClusterTopology(), "token")
     keys = {name: getattr(known, name).secret_key for name in ("root", "loki", "tempo", "reader", "metrics")}
     holding = {
         name: sorted(user for user, key in keys.items() if key in " ".join(data.values()))

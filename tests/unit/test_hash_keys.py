@@ -19,7 +19,7 @@ from ml_telemetry.hashing import TextHash
 from ml_telemetry.record import BatchRecord, Connection, PredictionRecord, RequestRecord
 from sightglass.cli.commands import main
 from sightglass.facts import credentials, environments, hash_keys
-from sightglass.facts.cluster import ClusterPlace
+from sightglass.facts.cluster import ClusterTopology
 from sightglass.facts.credentials import Credentials
 from sightglass.kubernetes import secrets, workloads
 from text_classifier.declaration import CONTRACT
@@ -106,7 +106,7 @@ def test_service_is_given_the_key_in_use_and_no_other() -> None:
     assert hashing.KEY_VARIABLE not in environments.service_keys(Credentials())
     holding = {
         name
-        for name, data in secrets.contents(known, ClusterPlace(), "token").items()
+        for name, data in secrets.contents(known, ClusterTopology(), "token").items()
         if used.key in " ".join(data.values())
     }
     assert holding == {secrets.KEPT, workloads.KEYS}

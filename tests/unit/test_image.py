@@ -18,14 +18,13 @@ import pytest
 from rich.console import Console
 
 import model_store
-from sightglass.facts import settings as names
 from sightglass.facts.errors import UserError
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.settings import REPOSITORY, SERVICES
 from sightglass.kubernetes import image, manifests
-from sightglass.kubernetes import options as environment
+from sightglass.kubernetes.options import load as load_options
 
 BASE = "docker.io/library/python:3.11-slim"
-NAMES = [service.name for service in names.SERVICES]
+NAMES = [service.name for service in SERVICES]
 
 
 @pytest.fixture
@@ -207,12 +206,12 @@ def test_dockerfile_declares_what_is_passed() -> None:
 def test_base_image_is_the_pinned_one_unless_the_environment_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BASE_IMAGE", "IMAGE_REGISTRY", "IMAGE_DIGESTS"):
         monkeypatch.delenv(name, raising=False)
-    assert re.fullmatch(r"docker\.io/library/python:3\.11\S*@sha256:[0-9a-f]{64}", image.base_image(environment.load()))
+    assert re.fullmatch(r"docker\.io/library/python:3\.11\S*@sha256:[0-9a-f]{64}", image.base_image(load_options()))
     monkeypatch.setenv("IMAGE_REGISTRY", "mirror.example:5000")
     monkeypatch.setenv("IMAGE_DIGESTS", "off")
-    assert re.fullmatch(r"mirror\.example:5000/library/python:3\.11[^@]*", image.base_image(environment.load()))
+    assert re.fullmatch(r"mirror\.example:5000/library/python:3\.11[^@]*", image.base_image(load_options()))
     monkeypatch.setenv("BASE_IMAGE", "mine:1")
-    assert image.base_image(environment.load()) == "mine:1"
+    assert image.base_image(load_options()) == "mine:1"
 
 
 # The engine
@@ -309,11 +308,11 @@ def test_an_image_that_is_there_is_not_built_again(
     monkeypatch.setenv("BASE_IMAGE", BASE)
     console = Console(file=io.StringIO())
     calls = fake("exit 0")
-    name = image.ensure(store, environment.load(), console)
+    name = image.ensure(store, load_options(), console)
     assert "\nbuild " not in calls.read_text()
     made = tmp_path / "made"
     fake(f'case "$*" in build*) : > {made};; *inspect*{name}) test -e {made};; esac')
-    assert image.ensure(store, environment.load(), console) == name
+    assert image.ensure(store, load_options(), console) == name
     assert f"\nbuild --force-rm --tag={name} " in calls.read_text()
 
 

@@ -60,7 +60,7 @@ def test_nothing_is_left_of_a_run_that_is_killed(tmp_path: Path, number: signal.
         def up() -> list[str]:
             if not (state / "is-up").exists():
                 if run.poll() is not None:
-                    raise polling.Never("the run ended")
+                    raise polling.GiveUp("the run ended")
                 raise NotYet("no stack")
             return members(state)
 

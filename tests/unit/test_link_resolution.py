@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sightglass.clients.backends import LogLine, Loki, Span, Tempo
-from sightglass.clients.polling import Never, NotYet
+from sightglass.clients.polling import GiveUp, NotYet
 from sightglass.facts.errors import UserError
 from sightglass.facts.provisioning import DATA_SOURCES, expand, read_data_sources
 from sightglass.facts.settings import SERVICES
@@ -259,20 +259,20 @@ def test_a_lost_trace_of_anybody_turns_the_row_red_once_its_time_is_over(stored:
     if not lost:
         assert " 0 lost" in link_checks.dangling(run, run.provisioned)
         return
-    with pytest.raises(Never, match=rf"8% of 12 links.*: 1 lost, 0 not sampled; {trace_id}; over at") as red:
+    with pytest.raises(GiveUp, match=rf"8% of 12 links.*: 1 lost, 0 not sampled; {trace_id}; over at") as red:
         link_checks.dangling(run, run.provisioned)
     over = datetime.fromtimestamp(run.began / 1e9 - age + 150).astimezone()
     assert f"over at {over:%H:%M:%S} unless more are lost" in str(red.value)
     # What the first look saw counts: another sample would be another chance.
     stored.lines.clear()
-    with pytest.raises(Never, match=trace_id):
+    with pytest.raises(GiveUp, match=trace_id):
         link_checks.dangling(run, run.provisioned)
 
 
 def test_many_lost_traces_are_counted_and_three_are_named(stored: Stored) -> None:
     run = evidence(stored)
     ids = [stored.add(run.began, 60 + number, kept=False) for number in range(5)]
-    with pytest.raises(Never, match=r"100% of 5 links.*: 5 lost.* and 2 more; over") as red:
+    with pytest.raises(GiveUp, match=r"100% of 5 links.*: 5 lost.* and 2 more; over") as red:
         link_checks.dangling(run, run.provisioned)
     assert sum(trace_id in str(red.value) for trace_id in ids) == 3
 

@@ -27,7 +27,7 @@ from load_testing.plan import Load, Thresholds
 from load_testing.traces import TraceLinks
 from ml_telemetry.declaration import Declaration, Feature, Kind, Stage, Task
 from sightglass.clients import polling
-from sightglass.clients.polling import Never, NotYet
+from sightglass.clients.polling import GiveUp, NotYet
 from sightglass.facts.settings import REPOSITORY, SERVICES
 from sightglass.local import requests
 from sightglass.local.requests import Sent
@@ -265,7 +265,7 @@ def run(case: Case, folder: Path) -> Ended:
 def require_alive(process: "subprocess.Popen[str]") -> None:
     if process.poll() is not None:
         _, errors = process.communicate()
-        raise Never(f"the load test ended with status {process.returncode}: {errors}")
+        raise GiveUp(f"the load test ended with status {process.returncode}: {errors}")
 
 
 @pytest.fixture(scope="module")

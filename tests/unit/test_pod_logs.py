@@ -19,7 +19,7 @@ from sightglass.clients import polling
 from sightglass.facts import environments, settings
 from sightglass.facts.settings import PORTS
 from sightglass.local import logfiles
-from sightglass.local.components import COLLECTOR_CONFIG, COLLECTOR_OPTIONS, HELM_CONFIG, LocalPlace
+from sightglass.local.components import COLLECTOR_CONFIG, COLLECTOR_OPTIONS, HELM_CONFIG, LocalTopology
 from tests.unit import collecting
 from tests.unit.otlp import Logged, Receiver, until
 from tests.unit.ports import free_offset
@@ -132,7 +132,7 @@ class Road:
     def promtail(self) -> Iterator[None]:
         file = self.folder / "promtail.yaml"
         file.write_text(self.promtail_text)
-        own = environments.promtail(LocalPlace(self.config)) | {
+        own = environments.promtail(LocalTopology(self.config)) | {
             "PROMTAIL_LOG_GLOB": self.glob,
             "PROMTAIL_POSITIONS_FILE": str(self.folder / "positions.yaml"),
         }

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from sightglass.clients import polling
-from sightglass.clients.polling import DeadlineError, Never, NotYet
+from sightglass.clients.polling import DeadlineError, GiveUp, NotYet
 
 
 class Probe:
@@ -39,7 +39,7 @@ def test_until_reports_the_last_state() -> None:
 
 def test_until_gives_up_at_once_when_it_can_never_be() -> None:
     def never() -> None:
-        raise Never("the service is gone")
+        raise GiveUp("the service is gone")
 
     with pytest.raises(DeadlineError, match="the answer: the service is gone"):
         polling.until(never, timeout=600, what="the answer")

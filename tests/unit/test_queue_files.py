@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sightglass.clients import http, polling
-from sightglass.clients.polling import Never, NotYet
+from sightglass.clients.polling import GiveUp, NotYet
 from sightglass.facts import environments, settings
 from sightglass.local import components
 from sightglass.measure import hostile
@@ -39,7 +39,7 @@ class Collector:
     def send(self, requests: int) -> None:
         """Lines and spans."""
         for number in range(requests):
-            at = hostile.Place(f"waits {number}", time.time_ns(), secrets.token_hex(16))
+            at = hostile.Topology(f"waits {number}", time.time_ns(), secrets.token_hex(16))
             for shape in (hostile.LOGS[0], hostile.TRACES[0]):
                 (body,) = hostile.requests(shape, "waits", at, 20)
                 hostile.send(self.url, shape.signal, body)
@@ -51,7 +51,7 @@ def collector(program: Path, folder: Path, *before: str) -> Iterator[Collector]:
     ports = {name: free_port() for name in PLACES}
     environment = {
         **os.environ,
-        **environments.collector(components.LocalPlace(settings.load())),
+        **environments.collector(components.LocalTopology(settings.load())),
         **{f"COLLECTOR_{name}_PORT": str(port) for name, port in ports.items()},
         **dict.fromkeys(("LOKI_URL", "PROMETHEUS_URL"), NOBODY),
         "TEMPO_OTLP_GRPC_ADDRESS": NOBODY.removeprefix("http://"),
@@ -65,7 +65,7 @@ def collector(program: Path, folder: Path, *before: str) -> Iterator[Collector]:
 
         def ready() -> None:
             if process.poll() is not None:
-                raise Never(f"it ended with {process.returncode}")
+                raise GiveUp(f"it ended with {process.returncode}")
             try:
                 http.session.get(f"http://127.0.0.1:{ports['HEALTH']}", timeout=5).raise_for_status()
             except http.Error as error:

@@ -19,7 +19,7 @@ from sightglass.facts import credentials, settings
 from sightglass.facts.errors import UserError
 from sightglass.facts.settings import REPOSITORY, Settings
 from sightglass.local import components, supervise, up
-from sightglass.local.components import LocalPlace
+from sightglass.local.components import LocalTopology
 from sightglass.local.stack import Stack
 from sightglass.measure import background
 from tests.unit.ports import free_port
@@ -79,7 +79,7 @@ def test_promtail_is_told_the_folder_and_no_pattern(tmp_path: Path) -> None:
     odd.service_logs_dir.mkdir(parents=True)
     file = odd.service_logs_dir / "service.log"
     file.touch()
-    glob = Path(LocalPlace(odd).log_glob())
+    glob = Path(LocalTopology(odd).log_glob())
     assert [*Path("/").glob(str(glob.relative_to("/")))] == [file]
 
 

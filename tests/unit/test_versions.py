@@ -11,7 +11,7 @@ import pytest
 from sightglass.facts import versions
 from sightglass.facts.errors import UserError
 from sightglass.facts.settings import REPOSITORY
-from sightglass.facts.versions import Place
+from sightglass.facts.versions import Topology
 from sightglass.local.servers import LOAD_GENERATOR, SERVERS
 
 KNOWN = versions.load()
@@ -67,22 +67,22 @@ def test_every_server_is_in_the_file() -> None:
         assert release.members.keys() == server.programs.keys()
 
 
-def stale(place: Place) -> bool:
-    text = place.file.read_text()
-    return place.written(text) != text
+def stale(topology: Topology) -> bool:
+    text = topology.file.read_text()
+    return topology.written(text) != text
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: f"{place.file.parent.name}/{place.file.name}")
-def test_places_say_what_the_file_says(place: Place) -> None:
-    assert not stale(place), "run `make generate`"
-    assert stale(replace(place, version="0.0.0-other"))
+@pytest.mark.parametrize("place", PLACES, ids=lambda topology: f"{topology.file.parent.name}/{topology.file.name}")
+def test_places_say_what_the_file_says(topology: Topology) -> None:
+    assert not stale(topology), "run `make generate`"
+    assert stale(replace(topology, version="0.0.0-other"))
 
 
 def test_a_place_that_is_gone_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("image: something\n")
     with pytest.raises(ValueError, match=r"has no place for 1\.2\.3"):
-        Place(file, r"image: \S+:(\S+)", "1.2.3").written(file.read_text())
+        Topology(file, r"image: \S+:(\S+)", "1.2.3").written(file.read_text())
 
 
 # Nowhere else
@@ -103,9 +103,9 @@ def elsewhere(texts: Iterator[tuple[str, str]]) -> list[str]:
     pattern = re.compile(rf"(?<![\w.])v?({'|'.join(re.escape(version) for version in known_versions())})(?![\w]|\.\d)")
     found = []
     for name, text in texts:
-        for place in PLACES:
-            if place.file == REPOSITORY / name:
-                text = replace(place, version="").written(text)
+        for topology in PLACES:
+            if topology.file == REPOSITORY / name:
+                text = replace(topology, version="").written(text)
         found += [f"{name}: {match[1]}" for match in pattern.finditer(text)]
     return found
 

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from sightglass.clients import polling
-from sightglass.clients.polling import Never, NotYet
+from sightglass.clients.polling import GiveUp, NotYet
 from sightglass.facts.settings import REPOSITORY, SERVICES
 from tests.unit.ports import free_port
 from wine_quality import data
@@ -130,7 +130,7 @@ def url(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     def ready() -> None:
         if process.poll() is not None:
-            raise Never(log.read_text())
+            raise GiveUp(log.read_text())
         try:
             status = requests.get(f"{address}/readyz", timeout=5).status_code
         except requests.RequestException as error:

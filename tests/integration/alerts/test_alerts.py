@@ -14,7 +14,7 @@ import pytest
 from sightglass.clients import polling
 from sightglass.clients.backends import Alertmanager
 from sightglass.clients.polling import NotYet
-from sightglass.facts import settings as names
+from sightglass.facts.settings import CANARY, SERVICE
 from tests.integration import faults
 from tests.integration.receiver import Receiver
 from tests.integration.running import Running
@@ -69,23 +69,25 @@ def overloaded(stack: Running, _: Path) -> Iterator[None]:
         yield
 
 
-SERVICE = {"service_name": names.SERVICE}
+OF_SERVICE = {"service_name": SERVICE}
 FAULTS = {
     "a server is down": Fault(stopped("loki"), (("ServerDown", {"service_name": "loki"}),)),
-    "the service is down": Fault(stopped(names.SERVICE), (("ServiceDown", SERVICE),), leaves_traces=False),
+    "the service is down": Fault(stopped(SERVICE), (("ServiceDown", OF_SERVICE),), leaves_traces=False),
     "the collector is down": Fault(stopped("collector"), (("CollectorDown", {}),), leaves_traces=False),
-    "the canary is down": Fault(stopped(names.CANARY), (("CanaryDown", {}),)),
+    "the canary is down": Fault(stopped(CANARY), (("CanaryDown", {}),)),
     "log lines do not arrive": Fault(
         stopped("promtail"),
-        (("LogsSilent", SERVICE), ("ServerDown", {"service_name": "promtail"})),
+        (("LogsSilent", OF_SERVICE), ("ServerDown", {"service_name": "promtail"})),
     ),
-    "spans do not arrive": Fault(unsampled, (("SpansSilent", SERVICE),), leaves_traces=False),
+    "spans do not arrive": Fault(unsampled, (("SpansSilent", OF_SERVICE),), leaves_traces=False),
     "requests fail or are slow": Fault(
         poor, (("AvailabilityBudgetBurnsFast", {}), ("LatencyBudgetBurnsFast", {})), diluted=True
     ),
-    "answers are empty": Fault(broken("empty"), (("AnswerWithoutPrediction", SERVICE), ("AnswerTooSmall", SERVICE))),
-    "the model is unsure": Fault(broken("unsure"), (("ConfidenceCollapse", SERVICE),)),
-    "too many requests": Fault(overloaded, (("Saturation", SERVICE),), busy=False),
+    "answers are empty": Fault(
+        broken("empty"), (("AnswerWithoutPrediction", OF_SERVICE), ("AnswerTooSmall", OF_SERVICE))
+    ),
+    "the model is unsure": Fault(broken("unsure"), (("ConfidenceCollapse", OF_SERVICE),)),
+    "too many requests": Fault(overloaded, (("Saturation", OF_SERVICE),), busy=False),
     "data are refused for good": Fault(
         lambda stack, _: faults.points_refused(stack), (("CollectorDrops", {"signal": "metrics"}),)
     ),
@@ -102,7 +104,7 @@ FAULTS = {
         leaves_traces=False,
     ),
     "a log file is taken away": Fault(
-        lambda stack, _: faults.renamed_log(stack, names.CANARY),
+        lambda stack, _: faults.renamed_log(stack, CANARY),
         (("IngestDelay", {"signal": "logs"}), ("SignalLost", {"signal": "logs"})),
     ),
     "a disk is full": Fault(

@@ -7,18 +7,18 @@ import pytest
 
 from sightglass.clients import polling
 from sightglass.clients.polling import NotYet
-from sightglass.facts import settings as names
+from sightglass.facts.settings import CANARY, CANARY_TIMEOUT
 from sightglass.runtime.canary import DELAY, LOST, PROBE_EVENT, PROBES, SIGNAL, SPAN
 from sightglass.verify.signal_checks import SECOND
 from tests.integration.running import PACE, Running
 
 WAIT = 30.0
-LIMIT = names.CANARY_TIMEOUT / PACE
+LIMIT = CANARY_TIMEOUT / PACE
 
 
 def by_signal(stack: Running, name: str) -> dict[str, float]:
     """Value of the canary's metric by signal."""
-    samples = stack.prometheus.query(f'{name}{{service_name="{names.CANARY}"}}')
+    samples = stack.prometheus.query(f'{name}{{service_name="{CANARY}"}}')
     return {sample.labels["signal"]: sample.value for sample in samples}
 
 
@@ -43,7 +43,7 @@ def test_every_signal_is_found_and_probes_go_on(stack: Running) -> None:
 
 
 def test_line_and_span_of_a_probe_have_one_trace_id(stack: Running) -> None:
-    query = f'{{service_name="{names.CANARY}"}} | event_name="{PROBE_EVENT}"'
+    query = f'{{service_name="{CANARY}"}} | event_name="{PROBE_EVENT}"'
     start = int((time.time() - 60) * SECOND)
 
     def both() -> None:
@@ -51,7 +51,7 @@ def test_line_and_span_of_a_probe_have_one_trace_id(stack: Running) -> None:
         if not ids:
             raise NotYet("no line")
         (span,) = stack.tempo.trace(ids[-1])
-        assert (span.name, span.resource["service.name"]) == (SPAN, names.CANARY)
+        assert (span.name, span.resource["service.name"]) == (SPAN, CANARY)
 
     polling.until(both, timeout=WAIT, what="a line of the canary and its trace")
 
@@ -77,7 +77,7 @@ def test_exactly_the_signal_of_a_stopped_server_is_lost(stack: Running, componen
         after = by_signal(stack, LOST.prometheus_name)
         assert {name for name in after if after[name] > before[name]} == {signal}
         # It lives, and says of itself that it is ready.
-        assert stack.supervisor_pids()[names.CANARY]
+        assert stack.supervisor_pids()[CANARY]
     finally:
         done = stack.command("start", component)
         assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_exactly_the_signal_of_a_stopped_server_is_lost(stack: Running, componen
 
 
 def test_canary_is_small_and_stops_at_once(stack: Running) -> None:
-    process = psutil.Process(stack.supervisor_pids()[names.CANARY])
+    process = psutil.Process(stack.supervisor_pids()[CANARY])
     assert process.memory_info().rss < 60 * 2**20
     process.terminate()
 
@@ -97,7 +97,7 @@ def test_canary_is_small_and_stops_at_once(stack: Running) -> None:
     polling.until(ended, timeout=1, interval=0.05, what="the canary to end")
 
     def back() -> None:
-        if stack.supervisor_pids()[names.CANARY] in (0, process.pid):
+        if stack.supervisor_pids()[CANARY] in (0, process.pid):
             raise NotYet("not started again")
 
     polling.until(back, timeout=WAIT, what="the canary to be started again")

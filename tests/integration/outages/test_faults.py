@@ -19,19 +19,21 @@ import pytest
 from sightglass.clients import http, polling
 from sightglass.clients.backends import Span
 from sightglass.clients.polling import NotYet
-from sightglass.facts import settings as names
+from sightglass.facts.settings import CANARY, SERVICE, SERVICES
 from sightglass.local.supervise import Supervisor
 from sightglass.measure.latency import GOALS
 from sightglass.verify.link_checks import LINKS
 from sightglass.verify.predictions import predict
 from sightglass.verify.run import checks_of, of_services
-from sightglass.verify.signal_checks import HTTP_COUNT, SECOND, SERVICE, SIGNALS
+from sightglass.verify.signal_checks import HTTP_COUNT, SECOND, SIGNALS, THE_SERVICE
 from tests.integration.running import Running
 
-OBSERVED = [service.name for service in names.SERVICES]
-COMPONENTS = sorted({component for check in (*SIGNALS, *LINKS) for component in check.needs if component != SERVICE})
+OBSERVED = [service.name for service in SERVICES]
+COMPONENTS = sorted(
+    {component for check in (*SIGNALS, *LINKS) for component in check.needs if component != THE_SERVICE}
+)
 COMPONENTS = sorted({*COMPONENTS, *OBSERVED})
-OFTEN = {"collector", "loki", "prometheus", names.SERVICE}
+OFTEN = {"collector", "loki", "prometheus", SERVICE}
 """Where signals begin, what all pass, and two stores. The others are long: red rows wait for all of their time."""
 WAIT = 30.0
 EXPORT_SECONDS = 1.0
@@ -93,7 +95,7 @@ def test_with_one_server_stopped_exactly_its_rows_are_red(stack: Running, compon
     assert status.returncode == 1
 
 
-def line(stack: Running, service: str = names.SERVICE, message: str = "written by a test", **more: Any) -> str:
+def line(stack: Running, service: str = SERVICE, message: str = "written by a test", **more: Any) -> str:
     """Append a line to a service's log, as the service would; returns its trace id."""
     trace_id = secrets.token_hex(16)
     record = {
@@ -122,14 +124,14 @@ def test_collector_redacts_lines(stack: Running) -> None:
     }
     trace_id = line(stack, message=f"mail someone@example.org, token Bearer abcdefgh12345678, {cards}", **figures)
     expect_lines(stack, [trace_id], since)
-    query = f'{{service_name="{names.SERVICE}"}} | trace_id="{trace_id}"'
+    query = f'{{service_name="{SERVICE}"}} | trace_id="{trace_id}"'
     (found,) = stack.loki.lines(query, start=int((since - 60) * SECOND), end=int((since + 600) * SECOND))
     kept = json.loads(found.line)
     assert kept["message"] == "mail ****, token ****, **** and ****"
     assert {name: kept[name] for name in figures} == figures
 
 
-def expect_lines(stack: Running, trace_ids: list[str], since: float, service: str = names.SERVICE) -> None:
+def expect_lines(stack: Running, trace_ids: list[str], since: float, service: str = SERVICE) -> None:
     """Every line is in Loki exactly once, and stays so."""
 
     def counts() -> None:
@@ -211,7 +213,7 @@ def test_spans_and_points_sent_during_an_outage_arrive(stack: Running) -> None:
 
     def counted() -> None:
         # Points keep the time at which they were made: each second of the outage has its own, or was lost.
-        times = stack.prometheus.times(f'{HTTP_COUNT}{{service_name="{names.SERVICE}"}}', start=stopped, end=started)
+        times = stack.prometheus.times(f'{HTTP_COUNT}{{service_name="{SERVICE}"}}', start=stopped, end=started)
         gap = max(later - earlier for earlier, later in pairwise([stopped, *times, started]))
         if gap > 2 * EXPORT_SECONDS:
             raise NotYet(f"{gap:.1f} s of the outage of {started - stopped:.1f} s have no point; there are {times}")
@@ -274,4 +276,4 @@ def test_latency_benchmark_fails_when_a_signal_is_lost(stack: Running) -> None:
 
 def test_logs_of_the_service_are_the_only_ones_tailed(logs: Path) -> None:
     # Behind its service's name a file has the time of its beginning.
-    assert {file.name.split(".")[0] for file in logs.iterdir()} == {*OBSERVED, names.CANARY}
+    assert {file.name.split(".")[0] for file in logs.iterdir()} == {*OBSERVED, CANARY}

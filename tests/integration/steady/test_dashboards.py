@@ -20,8 +20,7 @@ from dashboards.questions import Kind, Question
 from dashboards.variables import SLOW
 from sightglass.clients import backends, http, polling
 from sightglass.clients.polling import DeadlineError, NotYet
-from sightglass.facts import settings as names
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.settings import REPOSITORY, SERVICE, SERVICES
 from sightglass.facts.target import Endpoint
 from sightglass.local import requests, up
 from sightglass.measure import asking
@@ -101,7 +100,7 @@ def test_every_query_has_an_answer(traffic: Running, uid: Uid) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [service.name for service in names.SERVICES[1:]])
+@pytest.mark.parametrize("name", [service.name for service in SERVICES[1:]])
 def test_the_same_board_shows_every_service(traffic: Running, name: str) -> None:
     with asked_for(traffic.target.endpoint(name)):
         expect_answers(traffic, [question for question in QUESTIONS if question.dashboard == Uid.MODEL], name)
@@ -242,7 +241,7 @@ def test_deployment_is_marked_once_where_it_began(traffic: Running) -> None:
     """One moment for each start of a worker: not a mark at every step since."""
     marks = next(q for q in QUESTIONS if q.dashboard == Uid.SERVICE and q.panel == "annotation: Deployments")
     answer = ask(traffic.target, marks, filling(marks))
-    workers = traffic.prometheus.query(f'count(count_over_time(ml_model_info{{service_name="{names.SERVICE}"}}[30m]))')
+    workers = traffic.prometheus.query(f'count(count_over_time(ml_model_info{{service_name="{SERVICE}"}}[30m]))')
     assert answer.error == ""
     assert 1 <= answer.found <= 3 * workers[0].value, answer
 

@@ -21,7 +21,7 @@ from sightglass.clients.polling import NotYet
 from sightglass.facts import environments
 from sightglass.facts.services import Service
 from sightglass.facts.target import Endpoint
-from sightglass.local.components import LocalPlace
+from sightglass.local.components import LocalTopology
 from sightglass.measure.asking import ask
 from sightglass.verify.predictions import Prediction, predict
 from sightglass.verify.run import verify
@@ -76,7 +76,7 @@ def endpoint(stack: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         port=free_port(),
         folder=folder,
     )
-    own = environments.telemetry(LocalPlace(stack.settings), NAME, row.instances[0].track)
+    own = environments.telemetry(LocalTopology(stack.settings), NAME, row.instances[0].track)
     environment = {**stack.environment, **own, **environments.service_keys(stack.credentials)}
     log = stack.settings.service_logs_dir / f"{NAME}.log"
     command = [str(row.python), *row.arguments("127.0.0.1", row.port)]

@@ -10,8 +10,8 @@ from minio.error import S3Error
 from sightglass.clients import buckets, http, polling
 from sightglass.clients.polling import NotYet
 from sightglass.facts import object_storage
-from sightglass.facts import settings as names
 from sightglass.facts.credentials import S3User
+from sightglass.facts.settings import HOST
 from sightglass.local import processes
 from sightglass.runtime import storage
 from tests.integration.running import Running
@@ -29,7 +29,7 @@ def test_everything_listens_on_the_loopback_address_only(stack: Running) -> None
         if connection.status == psutil.CONN_LISTEN
     }
     # MinIO takes both of the machine's own addresses.
-    assert {address for address, _ in listening} - {"::1"} == {names.HOST}
+    assert {address for address, _ in listening} - {"::1"} == {HOST}
     served = {n for name, n in stack.settings.ports.items() if name not in ("grafana", "locust")}
     assert served <= {port for _, port in listening}
 

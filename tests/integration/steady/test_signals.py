@@ -12,14 +12,14 @@ from sightglass.clients import buckets, http, polling
 from sightglass.clients.backends import Span
 from sightglass.clients.polling import DeadlineError, NotYet
 from sightglass.facts import object_storage
-from sightglass.facts import settings as names
+from sightglass.facts.settings import NAMESPACE, SERVICE
 from sightglass.verify.predictions import Prediction, bodies, predict, traceparent
 from sightglass.verify.signal_checks import HTTP_BUCKET, HTTP_COUNT, PREDICTIONS, SECOND, expect_tree, request_spans
 from tests.integration.running import Running
 from text_classifier.declaration import CONTRACT, DECLARATION
 
 WAIT = 15.0
-SERVICE = f'service_name="{names.SERVICE}"'
+OF_SERVICE = f'service_name="{SERVICE}"'
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def window(since: int) -> tuple[int, int]:
 def lines_of(stack: Running, trace_id: str, since: int, count: int = 1) -> list[dict[str, str]]:
     def found() -> list[dict[str, str]]:
         start, end = window(since)
-        lines = stack.loki.lines(f'{{{SERVICE}}} | trace_id="{trace_id}"', start=start, end=end)
+        lines = stack.loki.lines(f'{{{OF_SERVICE}}} | trace_id="{trace_id}"', start=start, end=end)
         if len(lines) != count:
             raise NotYet(f"{len(lines)} lines of trace {trace_id}, not {count}")
         return [{**line.labels, "line": line.line} for line in lines]
@@ -86,8 +86,8 @@ def test_span_tree_by_id(spans: list[Span], prediction: Prediction) -> None:
         declared = next(known for known in CONTRACT.spans if known.name == span.name)
         assert span.kind == declared.kind
         assert set(span.attributes) <= {attribute.name for attribute in declared.attributes}
-        assert span.resource["service.name"] == names.SERVICE
-        assert span.resource["service.namespace"] == names.NAMESPACE
+        assert span.resource["service.name"] == SERVICE
+        assert span.resource["service.namespace"] == NAMESPACE
         assert span.resource["deployment.environment.name"] == "local"
         assert {attribute.name for attribute in signals.RESOURCE} <= set(span.resource)
 
@@ -143,7 +143,7 @@ def test_log_line_with_structured_metadata_exactly_once(stack: Running, predicti
 
     def once() -> int:
         start, end = window(prediction.sent)
-        found = stack.loki.lines(f'{{{SERVICE}}} |= "{prediction.trace_id}"', start=start, end=end)
+        found = stack.loki.lines(f'{{{OF_SERVICE}}} |= "{prediction.trace_id}"', start=start, end=end)
         if len(found) != 1:
             raise NotYet(f"{len(found)} lines")
         return 1
@@ -162,11 +162,11 @@ def test_index_labels_are_the_contracts_few(stack: Running, prediction: Predicti
 
 def test_counters_and_histograms_grow_by_what_was_sent(stack: Running) -> None:
     label = predict(stack.target.endpoint(), bodies(stack.target.endpoint())[1]).answer["label"]
-    counter = f'sum({PREDICTIONS}{{{SERVICE}, label="{label}"}})'
-    histogram = f'sum({HTTP_COUNT}{{{SERVICE}, http_route="/predict", http_response_status_code="200"}})'
+    counter = f'sum({PREDICTIONS}{{{OF_SERVICE}, label="{label}"}})'
+    histogram = f'sum({HTTP_COUNT}{{{OF_SERVICE}, http_route="/predict", http_response_status_code="200"}})'
     expected = [signals.CONFIDENCE, signals.INFERENCE_DURATION, signals.INFERENCE_BATCH_SIZE]
-    others = [f"sum({metric.prometheus_name}_count{{{SERVICE}}})" for metric in expected]
-    feature = f'{signals.FEATURE_VALUE.prometheus_name}{{{SERVICE}, feature="characters"}}'
+    others = [f"sum({metric.prometheus_name}_count{{{OF_SERVICE}}})" for metric in expected]
+    feature = f'{signals.FEATURE_VALUE.prometheus_name}{{{OF_SERVICE}, feature="characters"}}'
     queries = [counter, histogram, f"histogram_count(sum({feature}))", *others]
 
     def settled() -> list[float]:
@@ -200,12 +200,12 @@ def test_every_metric_of_the_contract_is_there(stack: Running, prediction: Predi
     missing = []
     for metric in CONTRACT.metrics:
         name = metric.prometheus_name + ("_count" if metric.instrument is signals.Instrument.HISTOGRAM else "")
-        if not stack.prometheus.query(f"count({name}{{{SERVICE}}})"):
+        if not stack.prometheus.query(f"count({name}{{{OF_SERVICE}}})"):
             missing.append(name)
     # These count what has not happened: they appear with the first such event.
     unheard = (signals.REJECTED, signals.TELEMETRY_DROPPED, signals.FEATURE_MISSING)
     assert set(missing) <= {metric.prometheus_name for metric in unheard}
-    infos = stack.prometheus.query(f"{signals.MODEL_INFO.prometheus_name}{{{SERVICE}}}")
+    infos = stack.prometheus.query(f"{signals.MODEL_INFO.prometheus_name}{{{OF_SERVICE}}}")
     assert {(info.value, info.labels["version"]) for info in infos} == {(1, prediction.answer["model"]["version"])}
 
 
@@ -220,15 +220,15 @@ def test_exemplars_carry_our_trace_ids(stack: Running) -> None:
             raise NotYet(f"no exemplar of ours among {len(found)} of {selector}")
         return ids
 
-    inference = f'{signals.INFERENCE_DURATION.prometheus_name}_bucket{{{SERVICE}, stage="vectorize"}}'
-    for selector in (f"{HTTP_BUCKET}{{{SERVICE}}}", inference):
+    inference = f'{signals.INFERENCE_DURATION.prometheus_name}_bucket{{{OF_SERVICE}, stage="vectorize"}}'
+    for selector in (f"{HTTP_BUCKET}{{{OF_SERVICE}}}", inference):
         (trace_id, *_) = polling.until(lambda s=selector: ours(s), timeout=WAIT, what="exemplars")  # type: ignore[misc]
         polling.until(lambda t=trace_id: stack.tempo.trace(t), timeout=WAIT, what="the exemplar's trace")  # type: ignore[misc]
 
 
 def test_refused_request_leaves_a_trace_a_line_and_a_count(stack: Running) -> None:
     since = time.time_ns()
-    query = f'sum({signals.REJECTED.prometheus_name}{{{SERVICE}, reason="empty_text"}})'
+    query = f'sum({signals.REJECTED.prometheus_name}{{{OF_SERVICE}, reason="empty_text"}})'
     before = stack.prometheus.total(query)
     trace_id, answer = rejected(stack, b'{"text": "  "}')
     assert answer.status_code == 422
@@ -271,7 +271,7 @@ def test_no_user_text_anywhere(stack: Running, body: bytes, path: str) -> None:
     assert trace_id_known(trace)
     assert marker not in trace.text
     start, end = window(since)
-    assert stack.loki.lines(f'{{{SERVICE}}} |= "{marker}"', start=start, end=end) == []
+    assert stack.loki.lines(f'{{{OF_SERVICE}}} |= "{marker}"', start=start, end=end) == []
 
 
 def trace_id_known(answer: http.Response) -> bool:
@@ -315,7 +315,7 @@ def test_collector_redacts_what_a_foreign_service_sends(stack: Running) -> None:
     assert "@" not in found.attributes["note"]
     assert "4111" not in found.attributes["note"]
     assert found.attributes["figure"] == "0.4111111111111111"
-    assert found.resource["service.namespace"] == names.NAMESPACE
+    assert found.resource["service.namespace"] == NAMESPACE
 
 
 def test_objects_of_loki_and_tempo_are_in_minio(stack: Running, prediction: Prediction) -> None:
