@@ -1,4 +1,4 @@
-"""Topology in Grafana that alerts carry: a dashboard, and Explore with a TraceQL query.
+"""Addresses in Grafana that alerts carry: a dashboard, and Explore with a TraceQL query.
 
 Both are annotations, so Prometheus expands them as Go templates: what stands between ``{{`` and ``}}`` is kept as it
 is, everything else is encoded for a URL.

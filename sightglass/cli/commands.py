@@ -132,7 +132,7 @@ def status(as_json: bool) -> None:
 
 @main.command()
 def env() -> None:
-    """Topology and the read-only S3 user as KEY=VALUE lines."""
+    """Addresses and the read-only S3 user as KEY=VALUE lines."""
     print("\n".join(_target(settings.load()).lines()))
 
 

@@ -35,7 +35,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Target:
-    """Topology and the read-only S3 user of a stack; ``env`` prints each field with its name in capitals."""
+    """Addresses and the read-only S3 user of a stack; ``env`` prints each field with its name in capitals."""
 
     services: tuple[Endpoint, ...]
     """The services that run; among the lines each has its own."""

@@ -60,7 +60,7 @@ class Release:
     """Upstream's own list of checksums."""
     platforms: tuple[Platform, ...]
     members: Mapping[str, str] = field(default_factory=dict)
-    """Topology in the archive by program; empty where the whole archive is one program's home."""
+    """Place in the archive by program; empty where the whole archive is one program's home."""
     sha256: Mapping[Platform, Sum] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     """Who publishes the checksums."""
@@ -166,15 +166,15 @@ def validate(file: Path, adapter: TypeAdapter[T], content: object) -> T:
         return adapter.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        topology = ".".join(str(part) for part in first["loc"]) or "the top"
-        raise UserError(f"{file}, {topology}: {first['msg']}.") from None
+        field = ".".join(str(part) for part in first["loc"]) or "the top"
+        raise UserError(f"{file}, {field}: {first['msg']}.") from None
 
 
-# Places that repeat a version
+# Mentions of a version in other files
 
 
 @dataclass(frozen=True)
-class Topology:
+class Mention:
     """Text of a file that has to be a version: the first group of the pattern, wherever the pattern is found."""
 
     file: Path
@@ -204,14 +204,14 @@ def go_version() -> str:
     return max(found, key=lambda version: tuple(int(part) for part in version.split(".")))
 
 
-def places() -> Iterator[Topology]:
+def mentions() -> Iterator[Mention]:
     """Every place outside the file of versions where one of them stands."""
     known = load()
     for name, server in known.servers.items():
         if build := server.build:
             pattern = rf"^\s*(?:require\s+)?{re.escape(build.module)}[ \t]+(v\S+)"
-            yield Topology(REPOSITORY / "servers" / name / "go.mod", pattern, build.version)
-    yield Topology(
+            yield Mention(REPOSITORY / "servers" / name / "go.mod", pattern, build.version)
+    yield Mention(
         REPOSITORY / "servers" / "collector" / "builder.yaml", r"^  version: (\S+)$", known.servers["collector"].version
     )
     scale = REPOSITORY / "helm-config" / "scale"
@@ -220,29 +220,29 @@ def places() -> Iterator[Topology]:
         ("prometheus", scale / "prometheus.yaml", r"image: \S+/prometheus:(\S+)$"),
         ("tempo", scale / "tempo.yaml", r"^    tag: (\S+)$"),
     ):
-        yield Topology(file, pattern, images[name].version())
+        yield Mention(file, pattern, images[name].version())
     for release, chart in known.charts.items():
         stand_in = REPOSITORY / "tests" / "kubernetes" / "charts" / chart.chart / "Chart.yaml"
-        yield Topology(stand_in, r"^version: (\S+)$", chart.version)
+        yield Mention(stand_in, r"^version: (\S+)$", chart.version)
         if release in ("loki", "prometheus", "grafana"):
             pattern = rf"helm upgrade {release} {chart.chart} --repo \S+ --version (\S+)"
-            yield Topology(REPOSITORY / "docs" / "scaling.md", pattern, chart.version)
+            yield Mention(REPOSITORY / "docs" / "scaling.md", pattern, chart.version)
     tempo = known.scale["tempo"]
-    yield Topology(REPOSITORY / "docs" / "scaling.md", r"tempo-distributed --repo \S+ --version (\S+)", tempo.version)
-    yield Topology(REPOSITORY / "docs" / "scaling.md", r"^in one copy\. (\S+) is the last", tempo.version)
+    yield Mention(REPOSITORY / "docs" / "scaling.md", r"tempo-distributed --repo \S+ --version (\S+)", tempo.version)
+    yield Mention(REPOSITORY / "docs" / "scaling.md", r"^in one copy\. (\S+) is the last", tempo.version)
     for name, pattern in (
         ("README.md", r"Go (1\.\S+) or newer"),
         ("docs/troubleshooting.md", r"needs Go (1\.\S+) or newer"),
     ):
-        yield Topology(REPOSITORY / name, pattern, go_version())
+        yield Mention(REPOSITORY / name, pattern, go_version())
 
 
 def main() -> None:
     """Write every version where it has to be repeated."""
-    for topology in places():
-        text = topology.file.read_text()
-        if (written := topology.written(text)) != text:
-            topology.file.write_text(written)
+    for mention in mentions():
+        text = mention.file.read_text()
+        if (written := mention.written(text)) != text:
+            mention.file.write_text(written)
 
 
 if __name__ == "__main__":

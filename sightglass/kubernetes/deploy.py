@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def topology(self) -> ClusterTopology:
-        """Topology and names in the cluster."""
+        """Addresses and names in the cluster."""
         environment = self.local.environment if "environment" in self.local.model_fields_set else ""
         return ClusterTopology(
             environment=environment or ClusterTopology().environment,

@@ -66,7 +66,7 @@ class Archive:
     checksums: str
     """Upstream's own list."""
     members: Mapping[str, str] = field(default_factory=dict)
-    """Topology in the archive by program; empty where the whole archive is taken, without its one folder at the top."""
+    """Place in the archive by program; empty where the whole archive is taken, without its one folder at the top."""
 
     @property
     def file(self) -> str:

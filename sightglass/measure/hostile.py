@@ -91,7 +91,7 @@ def record(body: str, time: int, **more: Any) -> Json:
 
 
 @dataclass(frozen=True)
-class Topology:
+class Origin:
     """Where one bad item goes: what is free to choose so that it can be found again."""
 
     marker: str
@@ -102,7 +102,7 @@ class Topology:
     """The trace of the good spans beside it."""
 
 
-Make = Callable[[Topology], Json]
+Make = Callable[[Origin], Json]
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ class Shape:
     """What must be found nowhere, where it is kept."""
 
 
-def _line(at: Topology, **fields: str) -> Json:
+def _line(at: Origin, **fields: str) -> Json:
     return {"line": json.dumps({"message": at.marker, **fields})}
 
 
-def _span(at: Topology, **more: Any) -> Json:
+def _span(at: Origin, **more: Any) -> Json:
     return span(at.trace_id, secrets.token_hex(8), at.time, **{"name": at.marker, **more})
 
 
@@ -409,7 +409,7 @@ _FIELDS: Mapping[Signal, tuple[str, str, str]] = {
 }
 
 
-def requests(shape: Shape, instance: str, at: Topology, neighbours: int) -> list[Json]:
+def requests(shape: Shape, instance: str, at: Origin, neighbours: int) -> list[Json]:
     """Half of the good items, the bad one, and the other half: one request, or three where the bad one is alone.
 
     Good items are numbered from 0.
@@ -433,7 +433,7 @@ def _stream(service: str, time: int, lines: Sequence[str]) -> Json:
     return {"stream": {"service_name": service}, "values": [[str(time), line] for line in lines]}
 
 
-def _good(signal: Signal, at: Topology, number: int) -> Json:
+def _good(signal: Signal, at: Origin, number: int) -> Json:
     match signal:
         case "metrics":
             return gauge(GOOD, 1, at.time, {"number": str(number)})

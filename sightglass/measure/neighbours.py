@@ -20,7 +20,7 @@ from sightglass.facts import settings, target
 from sightglass.facts.errors import UserError
 from sightglass.facts.target import Target
 from sightglass.measure import hostile
-from sightglass.measure.hostile import BAD, DAY, GOOD, Shape, Signal, Topology
+from sightglass.measure.hostile import BAD, DAY, GOOD, Origin, Shape, Signal
 from sightglass.terminal import screen
 
 TOGETHER = 40
@@ -55,7 +55,7 @@ class Row:
 
     shape: Shape
     instance: str
-    places: list[Topology] = field(default_factory=list)
+    places: list[Origin] = field(default_factory=list)
     problem: str = ""
     """Why the Collector did not take one of them."""
 
@@ -96,7 +96,7 @@ def send(stack: Stack, shapes: Sequence[Shape], requests: int, report: Callable[
         # A point each millisecond: two of one time would be one.
         start = time.time_ns() - requests * MILLISECOND
         for number in range(requests):
-            at = Topology(f"{row.instance}-{number}", start + number * MILLISECOND, secrets.token_hex(16))
+            at = Origin(f"{row.instance}-{number}", start + number * MILLISECOND, secrets.token_hex(16))
             row.places.append(at)
             try:
                 for body in hostile.requests(row.shape, row.instance, at, TOGETHER):
@@ -142,7 +142,7 @@ def _spans(stack: Stack, row: Row) -> int:
     return sum(span.resource["service.name"] == GOOD for at in row.places for span in _trace(stack, at))
 
 
-def _trace(stack: Stack, at: Topology) -> list[Span]:
+def _trace(stack: Stack, at: Origin) -> list[Span]:
     return stack.tempo.trace(at.trace_id)
 
 

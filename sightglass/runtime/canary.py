@@ -158,7 +158,7 @@ class Watch:
 
 
 class Canary:
-    """Sends probes until it is stopped. Topology, ``interval`` and ``timeout`` (seconds) come from the environment."""
+    """Sends probes until it is stopped. Addresses, ``interval`` and ``timeout`` (seconds) come from the environment."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.stop = threading.Event()

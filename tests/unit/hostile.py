@@ -185,7 +185,7 @@ CORPUS: Final = (
         405,
         "method_not_allowed",
     ),
-    # Topology.
+    # Addresses.
     _predicted("forwarded for a script", request(b"x-forwarded-for: <script>")),
     _predicted("forwarded for an address", request(b"x-forwarded-for: 203.0.113.9")),
     # Callers that do not send what they announced; these answers come with the time-outs.

@@ -39,7 +39,7 @@ class Collector:
     def send(self, requests: int) -> None:
         """Lines and spans."""
         for number in range(requests):
-            at = hostile.Topology(f"waits {number}", time.time_ns(), secrets.token_hex(16))
+            at = hostile.Origin(f"waits {number}", time.time_ns(), secrets.token_hex(16))
             for shape in (hostile.LOGS[0], hostile.TRACES[0]):
                 (body,) = hostile.requests(shape, "waits", at, 20)
                 hostile.send(self.url, shape.signal, body)

@@ -11,11 +11,11 @@ import pytest
 from sightglass.facts import versions
 from sightglass.facts.errors import UserError
 from sightglass.facts.settings import REPOSITORY
-from sightglass.facts.versions import Topology
+from sightglass.facts.versions import Mention
 from sightglass.local.servers import LOAD_GENERATOR, SERVERS
 
 KNOWN = versions.load()
-PLACES = list(versions.places())
+MENTIONS = list(versions.mentions())
 # A build that is another version than archive and image; each says why in the file.
 OTHER_BUILDS = {"minio", "alertmanager", "tempo", "promtail"}
 LOCKED = re.compile(r"^(servers/[a-z-]+/go\.(mod|sum)|servers/collector/builder\.yaml|.*requirements.*\.txt)$")
@@ -67,22 +67,22 @@ def test_every_server_is_in_the_file() -> None:
         assert release.members.keys() == server.programs.keys()
 
 
-def stale(topology: Topology) -> bool:
-    text = topology.file.read_text()
-    return topology.written(text) != text
+def stale(mention: Mention) -> bool:
+    text = mention.file.read_text()
+    return mention.written(text) != text
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda topology: f"{topology.file.parent.name}/{topology.file.name}")
-def test_places_say_what_the_file_says(topology: Topology) -> None:
-    assert not stale(topology), "run `make generate`"
-    assert stale(replace(topology, version="0.0.0-other"))
+@pytest.mark.parametrize("mention", MENTIONS, ids=lambda mention: f"{mention.file.parent.name}/{mention.file.name}")
+def test_places_say_what_the_file_says(mention: Mention) -> None:
+    assert not stale(mention), "run `make generate`"
+    assert stale(replace(mention, version="0.0.0-other"))
 
 
 def test_a_place_that_is_gone_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("image: something\n")
     with pytest.raises(ValueError, match=r"has no place for 1\.2\.3"):
-        Topology(file, r"image: \S+:(\S+)", "1.2.3").written(file.read_text())
+        Mention(file, r"image: \S+:(\S+)", "1.2.3").written(file.read_text())
 
 
 # Nowhere else
@@ -99,13 +99,13 @@ def known_versions() -> set[str]:
 
 
 def elsewhere(texts: Iterator[tuple[str, str]]) -> list[str]:
-    """``file: version`` of each version that stands outside of its file and of the places that repeat it."""
+    """``file: version`` of each version that stands outside of its file and of the mentions that repeat it."""
     pattern = re.compile(rf"(?<![\w.])v?({'|'.join(re.escape(version) for version in known_versions())})(?![\w]|\.\d)")
     found = []
     for name, text in texts:
-        for topology in PLACES:
-            if topology.file == REPOSITORY / name:
-                text = replace(topology, version="").written(text)
+        for mention in MENTIONS:
+            if mention.file == REPOSITORY / name:
+                text = replace(mention, version="").written(text)
         found += [f"{name}: {match[1]}" for match in pattern.finditer(text)]
     return found
 
