@@ -7,18 +7,18 @@ from typing import Any, Final
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards import kubernetes, load_test, model, pipeline, service, slo
+from dashboards import kubernetes_board, load_test_board, model_board, pipeline_board, service_board, slo_board
 from dashboards.layout import Board
 from dashboards.names import Uid
 
 FOLDER: Final = Path(__file__).resolve().parent / "json"
 BOARDS: Final[dict[Uid, Callable[[], Board]]] = {
-    Uid.SERVICE: service.board,
-    Uid.MODEL: model.board,
-    Uid.PIPELINE: pipeline.board,
-    Uid.SLO: slo.board,
-    Uid.LOAD_TEST: load_test.board,
-    Uid.KUBERNETES: kubernetes.board,
+    Uid.SERVICE: service_board.board,
+    Uid.MODEL: model_board.board,
+    Uid.PIPELINE: pipeline_board.board,
+    Uid.SLO: slo_board.board,
+    Uid.LOAD_TEST: load_test_board.board,
+    Uid.KUBERNETES: kubernetes_board.board,
 }
 
 

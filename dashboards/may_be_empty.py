@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dashboards.names import Uid
-from dashboards.questions import Question
+from dashboards.sent_queries import Question
 from ml_telemetry import signals
 from ml_telemetry.declaration import Declaration, Per, Task
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ml_telemetry.middleware import SCOPE_KEY
 from ml_telemetry.record import Failure, RequestRecord
-from text_classifier.pipeline import has_word
+from text_classifier.estimator import has_word
 from text_classifier.settings import settings
 
 # Names of content codings that a message may repeat: a caller's own text never gets into one.

@@ -28,8 +28,8 @@ from ml_telemetry.runtime import Service, TelemetryConfigurationError, check_env
 from model_store import Stored
 from text_classifier import openapi
 from text_classifier.declaration import CONTRACT
+from text_classifier.estimator import StagedPipeline, normalise, profile
 from text_classifier.http import FAILURES, STATUSES, Job, PredictRequest, PredictResponse
-from text_classifier.pipeline import StagedPipeline, normalise, profile
 from text_classifier.settings import MODEL_NAME, SERVICE_NAME, TRAIN_COMMAND, SettingsError, settings
 
 bento.configure_process_logging()

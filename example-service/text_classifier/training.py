@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline
 import model_store
 from model_store import Stored
 from text_classifier import corpus as corpora
-from text_classifier import pipeline as pipelines
+from text_classifier import estimator
 from text_classifier.declaration import DECLARATION
 from text_classifier.settings import CLASSES, MODEL_NAME, SERVICE_NAME
 
@@ -29,10 +29,10 @@ _LIBRARIES: Final = ("scikit-learn", "numpy", "scipy", "joblib")
 _QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def fingerprint(parameters: pipelines.Parameters, classes: Sequence[str] = CLASSES) -> str:
+def fingerprint(parameters: estimator.Parameters, classes: Sequence[str] = CLASSES) -> str:
     """SHA-256 of the code, parameters, names and libraries that decide what the training produces."""
     # This module too: it decides what the model says about itself.
-    code = [Path(file) for file in (pipelines.__file__, corpora.__file__, __file__)]
+    code = [Path(file) for file in (estimator.__file__, corpora.__file__, __file__)]
     return model_store.fingerprint(code, {**parameters.as_dict(), "classes": list(classes)}, _LIBRARIES)
 
 
@@ -65,19 +65,19 @@ def evaluate(model: Pipeline, split: corpora.Split) -> dict[str, Any]:
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "macro_f1": float(np.mean([score["f1"] for score in per_class.values()])),
-        "calibration_error": pipelines.expected_calibration_error(probabilities, labels),
+        "calibration_error": estimator.expected_calibration_error(probabilities, labels),
         "per_class": per_class,
     }
 
 
 def reference_profile(model: Pipeline, split: corpora.Split) -> dict[str, dict[str, float]]:
     """Quantiles of each input feature on a split, the reference that drift is measured against."""
-    staged = pipelines.StagedPipeline(model, CLASSES)
-    documents = [pipelines.normalise(text) for text in split.texts]
+    staged = estimator.StagedPipeline(model, CLASSES)
+    documents = [estimator.normalise(text) for text in split.texts]
     _, known = staged.vectorize(documents)
     rows = []
     for text, words, in_vocabulary in zip(split.texts, documents, known, strict=True):
-        row = pipelines.profile(text, words)
+        row = estimator.profile(text, words)
         row.out_of_vocabulary = 1.0 - in_vocabulary / row.words if row.words else 0.0
         rows.append(row)
     return {
@@ -87,11 +87,11 @@ def reference_profile(model: Pipeline, split: corpora.Split) -> dict[str, dict[s
                 _QUANTILES, np.quantile([getattr(row, name) for row in rows], _QUANTILES), strict=True
             )
         }
-        for name in pipelines.TextProfile.__slots__
+        for name in estimator.TextProfile.__slots__
     }
 
 
-def save(model: Pipeline, corpus: corpora.Corpus, training_sha256: str, parameters: pipelines.Parameters) -> Stored:
+def save(model: Pipeline, corpus: corpora.Corpus, training_sha256: str, parameters: estimator.Parameters) -> Stored:
     """Save a trained model with everything needed to trace a prediction back to its training."""
     versions = {name: metadata.version(name) for name in _LIBRARIES} | {"python": platform.python_version()}
     return model_store.save(
@@ -143,7 +143,7 @@ def _report(console: Console, model: Stored) -> None:
 def main(if_missing: bool, source: Literal["auto", "newsgroups", "small"]) -> None:
     """Train the text classifier and save it in the store of models (SIGHTGLASS_MODELS_DIR)."""
     console = Console()
-    parameters = pipelines.Parameters()
+    parameters = estimator.Parameters()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("loading the corpus", total=None)
@@ -163,7 +163,7 @@ def main(if_missing: bool, source: Literal["auto", "newsgroups", "small"]) -> No
                 "say nothing of real texts. Set SCIKIT_LEARN_DATA or connect to the network for the real one."
             )
         progress.update(task, description=f"training on {len(corpus.train.texts)} texts of {corpus.name}")
-        model = pipelines.new_pipeline(parameters)
+        model = estimator.new_pipeline(parameters)
         model.fit(corpus.train.texts, corpus.train.labels)
         progress.update(task, description=f"scoring on {len(corpus.test.texts)} texts and saving")
         try:

@@ -54,7 +54,7 @@ def test_nothing_is_imported_that_is_not_declared(tmp_path: Path) -> None:
     pytest.importorskip("bentoml")
     assert foreign(ROOT / "src") == []
     (tmp_path / "bad.py").write_text(
-        "import sightglass.clients.polling\nfrom text_classifier import pipeline\nimport json\n"
+        "import sightglass.clients.polling\nfrom text_classifier import estimator\nimport json\n"
     )
     assert foreign(tmp_path) == ["bad.py: sightglass.clients.polling", "bad.py: text_classifier"]
 

@@ -16,7 +16,7 @@ from ml_telemetry import logs, signals
 from ml_telemetry.current import working_on
 from ml_telemetry.logs import JsonLinesHandler
 from ml_telemetry.record import RequestRecord
-from ml_telemetry.seldom import OncePerMinute
+from ml_telemetry.throttle import OncePerMinute
 
 REQUEST = RequestRecord("0af7651916cd43dd8448eb211c80319c", "", True, "")
 

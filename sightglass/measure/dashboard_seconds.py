@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dashboards import catalogue, questions
-from dashboards.filling import Filling
+from dashboards import catalogue, sent_queries
+from dashboards.fill_variables import Filling
 from sightglass.clients import backends
 from sightglass.clients.polling import NotYet
 from sightglass.facts import settings, target
 from sightglass.facts.errors import UserError
-from sightglass.measure.asking import Answer, ask
+from sightglass.measure.grafana_queries import Answer, ask
 
 GOAL_MS = 500.0
 
@@ -38,7 +38,7 @@ def main(repeat: int, goal: float, slowest: int) -> None:
         raise UserError(f"{problem}: start the stack with `make up`.") from None
     console = Console()
     boards = catalogue.load()
-    asked = {board["uid"]: list(questions.of(board)) for board in boards}
+    asked = {board["uid"]: list(sent_queries.of(board)) for board in boards}
     timed: dict[str, list[Answer]] = {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("asking", total=sum(map(len, asked.values())))

@@ -19,8 +19,8 @@ from sightglass.clients.polling import DeadlineError, NotYet
 from sightglass.facts import settings, target
 from sightglass.facts.errors import UserError
 from sightglass.facts.target import Target
-from sightglass.measure import hostile
-from sightglass.measure.hostile import BAD, DAY, GOOD, Origin, Shape, Signal
+from sightglass.measure import bad_telemetry
+from sightglass.measure.bad_telemetry import BAD, DAY, GOOD, Origin, Shape, Signal
 from sightglass.terminal import screen
 
 TOGETHER = 40
@@ -99,8 +99,8 @@ def send(stack: Stack, shapes: Sequence[Shape], requests: int, report: Callable[
             at = Origin(f"{row.instance}-{number}", start + number * MILLISECOND, secrets.token_hex(16))
             row.places.append(at)
             try:
-                for body in hostile.requests(row.shape, row.instance, at, TOGETHER):
-                    hostile.send(url, row.shape.signal, body)
+                for body in bad_telemetry.requests(row.shape, row.instance, at, TOGETHER):
+                    bad_telemetry.send(url, row.shape.signal, body)
             except http.Error as error:
                 row.problem = f"the Collector said {error}"
         report()
@@ -240,8 +240,8 @@ def main(requests: int, timeout: float) -> None:
     where = target.running(loaded)
     stack = Stack.of(where, loaded.url("collector_loki"))
     with Progress() as progress:
-        task = progress.add_task("kinds sent", total=len(hostile.SHAPES))
-        rows = send(stack, hostile.SHAPES, requests, lambda: progress.advance(task))
+        task = progress.add_task("kinds sent", total=len(bad_telemetry.SHAPES))
+        rows = send(stack, bad_telemetry.SHAPES, requests, lambda: progress.advance(task))
         if all(row.problem for row in rows):
             raise UserError(f"{rows[0].problem}: start the stack with `make up`.")
         outcomes = look(stack, rows, timeout)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from tests.unit.hostile import BODY, CORPUS, TRACE, request
+from tests.unit.raw_requests import BODY, CORPUS, TRACE, request
 
 WHOLE: Final = tuple(raw.sent for raw in CORPUS if not raw.late and not raw.then)
 """Entries of the corpus that are answered at once."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sightglass.clients import backends, polling
 from sightglass.clients.polling import DeadlineError, NotYet
 from sightglass.facts.target import Target
-from sightglass.measure import hostile
+from sightglass.measure import bad_telemetry
 
 LINES: Final = "lines"
 """Loki's own form, at the port for Promtail."""
@@ -69,12 +69,12 @@ class Sharing:
         _, scope, inner = FIELDS[item.signal]
         match item.signal:
             case "traces":
-                made = hostile.span(self._trace_id(item), secrets.token_hex(8), now, item.name)
+                made = bad_telemetry.span(self._trace_id(item), secrets.token_hex(8), now, item.name)
             case "logs":
-                made = hostile.record(item.name, now)
+                made = bad_telemetry.record(item.name, now)
             case _:
-                made = hostile.gauge("fuzz.good", 1, now, {"item": item.name})
-        resource = {"attributes": hostile.attributes({"service.name": self.service})}
+                made = bad_telemetry.gauge("fuzz.good", 1, now, {"item": item.name})
+        resource = {"attributes": bad_telemetry.attributes({"service.name": self.service})}
         return {"resource": resource, scope: [{inner: [made]}]}
 
     def request(self, item: Item) -> bytes:
@@ -106,7 +106,7 @@ class Sharing:
     def _found(self, where: Target, traces: Iterable[str], since: float) -> set[tuple[str, str]]:
         loki, tempo = backends.Loki(where.loki_url), backends.Tempo(where.tempo_url)
         prometheus = backends.Prometheus(where.prometheus_url)
-        start, end = int(since * hostile.SECOND), time.time_ns() + hostile.SECOND
+        start, end = int(since * bad_telemetry.SECOND), time.time_ns() + bad_telemetry.SECOND
         found: set[tuple[str, str]] = set()
         for place in ("shared", "beside"):
             for line in loki.lines(

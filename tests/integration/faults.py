@@ -24,7 +24,7 @@ from sightglass.facts.target import Endpoint
 from sightglass.local import components, logfiles, processes
 from sightglass.local.supervise import Supervisor
 from sightglass.local.up import PLANNED_PROGRAMS
-from sightglass.measure import hostile
+from sightglass.measure import bad_telemetry
 from sightglass.verify.predictions import bodies, predict
 from tests.integration.running import Running
 
@@ -159,8 +159,8 @@ def points_left_out(stack: Running) -> Iterator[None]:
     body = {
         "resourceMetrics": [
             {
-                "resource": hostile.resource("foreign", "faults"),
-                "scopeMetrics": [{"metrics": [hostile.gauge("test.old", 1, hostile.SECOND)]}],
+                "resource": bad_telemetry.resource("foreign", "faults"),
+                "scopeMetrics": [{"metrics": [bad_telemetry.gauge("test.old", 1, bad_telemetry.SECOND)]}],
             }
         ]
     }

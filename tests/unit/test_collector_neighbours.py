@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sightglass.measure import hostile
+from sightglass.measure import bad_telemetry
 from tests.unit.collecting import Collecting, attributes, attributes_of, collecting, value
 from tests.unit.otlp import until
 
@@ -19,7 +19,7 @@ INFINITE: dict[str, Any] = {
     "key": "nan",
     "value": {"kvlistValue": {"values": [{**NAN, "value": {"doubleValue": "-Infinity"}}]}},
 }
-LARGE = "y" * hostile.LARGE
+LARGE = "y" * bad_telemetry.LARGE
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def origin(service: str, **more: object) -> dict[str, Any]:
 def measure(collector: Collecting, service: str, *metrics: dict[str, Any]) -> set[str]:
     """Send metrics, and another behind them; return the names of those that came with it."""
     name = f"neighbour.{secrets.token_hex(8)}"
-    last = hostile.gauge(name, 1, time.time_ns())
+    last = bad_telemetry.gauge(name, 1, time.time_ns())
     body = {"resourceMetrics": [{"resource": origin(service), "scopeMetrics": [{"metrics": [*metrics, last]}]}]}
     assert collector.send("metrics", body) == 200
     until(lambda: collector.receiver.metrics.get(name), name)
@@ -55,7 +55,7 @@ def measure(collector: Collecting, service: str, *metrics: dict[str, Any]) -> se
 def trace(collector: Collecting, service: str, *spans: dict[str, Any]) -> Any:
     """Send spans and another beside them, and return that."""
     trace_id = secrets.token_hex(16)
-    good = hostile.span(trace_id, secrets.token_hex(8), time.time_ns())
+    good = bad_telemetry.span(trace_id, secrets.token_hex(8), time.time_ns())
     body = {"resourceSpans": [{"resource": origin(service), "scopeSpans": [{"spans": [*spans, good]}]}]}
     assert collector.send("traces", body) == 200
     return collector.span(trace_id)
@@ -79,7 +79,7 @@ def test_a_large_span_is_found_beside_what_is_not_a_number(
     span_id, now = secrets.token_hex(8), time.time_ns()
     event = {"name": "e", "timeUnixNano": str(now), "attributes": given}
     more = {"attributes": given} if place == "span" else {"events": [event]}
-    trace(collector, service, hostile.span(secrets.token_hex(16), span_id, now, **more))
+    trace(collector, service, bad_telemetry.span(secrets.token_hex(16), span_id, now, **more))
     assert counted(collector, service, "too_large") == 1
     assert span_id not in [span.span_id.hex() for span, _ in collector.tempo.spans]
 
@@ -89,10 +89,10 @@ def test_a_large_label_is_found_beside_what_is_not_a_number(
     collector: Collecting, service: str, odd: dict[str, Any]
 ) -> None:
     name, now = f"large.{service}", time.time_ns()
-    metric = hostile.gauge(name, 1, now, attributes=[odd, *attributes({"x": LARGE})])
+    metric = bad_telemetry.gauge(name, 1, now, attributes=[odd, *attributes({"x": LARGE})])
     assert measure(collector, service, metric) == set()
     assert counted(collector, service, "too_large") == 1
-    assert measure(collector, service, hostile.gauge(name, 1, now, attributes=[odd])) == {name}
+    assert measure(collector, service, bad_telemetry.gauge(name, 1, now, attributes=[odd])) == {name}
 
 
 def summed(name: str, kind: str, temporality: int, **point: Any) -> dict[str, Any]:
@@ -133,9 +133,12 @@ REFUSED: Mapping[str, tuple[str, dict[str, Any]]] = {
     "too many in the buckets": ("histogram_count", exponential("bad.many", 5)),
     "too many in the buckets, of no sum": ("histogram_count", exponential("bad.many.nan", 5, sum="NaN")),
     "buckets of more than there is": ("histogram_count", exponential("bad.huge", 3, positive=HUGE)),
-    "a name with an address": ("metric_name", hostile.gauge("bad.someone@example.org", 1, time.time_ns())),
-    "a name with a card's number": ("metric_name", hostile.gauge("bad.4111111111111111", 1, time.time_ns())),
-    "a unit with an address": ("metric_unit", hostile.gauge("bad.unit", 1, time.time_ns()) | {"unit": "a@example.org"}),
+    "a name with an address": ("metric_name", bad_telemetry.gauge("bad.someone@example.org", 1, time.time_ns())),
+    "a name with a card's number": ("metric_name", bad_telemetry.gauge("bad.4111111111111111", 1, time.time_ns())),
+    "a unit with an address": (
+        "metric_unit",
+        bad_telemetry.gauge("bad.unit", 1, time.time_ns()) | {"unit": "a@example.org"},
+    ),
 }
 
 
@@ -161,9 +164,9 @@ def test_histograms_that_add_up_are_kept(collector: Collecting, service: str) ->
 
 
 def test_an_item_that_is_refused_writes_no_line_of_the_collectors_own(collector: Collecting, service: str) -> None:
-    span = hostile.span(secrets.token_hex(16), secrets.token_hex(8), time.time_ns(), attributes=[NAN])
+    span = bad_telemetry.span(secrets.token_hex(16), secrets.token_hex(8), time.time_ns(), attributes=[NAN])
     trace(collector, service, span)
-    measure(collector, service, hostile.gauge(f"odd.{service}", 1, time.time_ns(), attributes=[INFINITE]))
+    measure(collector, service, bad_telemetry.gauge(f"odd.{service}", 1, time.time_ns(), attributes=[INFINITE]))
     assert "failed to execute statement" not in collector.output.read_text()
 
 
@@ -171,14 +174,14 @@ def test_an_item_that_is_refused_writes_no_line_of_the_collectors_own(collector:
 
 
 def test_a_record_that_only_was_observed_long_ago_is_late(collector: Collecting, service: str) -> None:
-    observed = time.time_ns() - 2 * hostile.HOUR
+    observed = time.time_ns() - 2 * bad_telemetry.HOUR
     record = {"body": value("old"), "observedTimeUnixNano": str(observed)}
     body = {"resourceLogs": [{"resource": origin(service), "scopeLogs": [{"logRecords": [record]}]}]}
     assert collector.send("logs", body) == 200
     found = collector.log(lambda logged: logged.resource.get("service.name") == service, "the record")
     assert found.record.time_unix_nano == observed
     assert found.attributes["late"] == time.strftime(
-        "%Y-%m-%dT%H:%M", time.gmtime(observed // hostile.SECOND // 1800 * 1800)
+        "%Y-%m-%dT%H:%M", time.gmtime(observed // bad_telemetry.SECOND // 1800 * 1800)
     )
 
 
@@ -243,7 +246,7 @@ def test_no_name_shows_a_secret_in_a_span(
     trace_id, now = secrets.token_hex(16), time.time_ns()
     given = [*attributes(named(secret)), *odd]
     event = {"name": secret, "timeUnixNano": str(now), "attributes": given}
-    span = hostile.span(
+    span = bad_telemetry.span(
         trace_id, secrets.token_hex(8), now, attributes=given, events=[event], traceState=f"a={secret},b=c"
     )
     scope = {"scope": {"name": "s", "attributes": given}, "spans": [span], "schemaUrl": f"https://{secret}"}
@@ -261,11 +264,11 @@ def test_no_name_shows_a_secret_in_a_span(
 def test_no_metric_and_no_count_shows_a_secret(collector: Collecting, service: str, secret: str) -> None:
     name, now = f"named.{service}", time.time_ns()
     given = [*attributes(named(secret)), *attributes({"service.name": f"{service} of {secret}"})]
-    metric = hostile.gauge(name, 1, now, attributes=attributes(named(secret))) | {
+    metric = bad_telemetry.gauge(name, 1, now, attributes=attributes(named(secret))) | {
         "description": f"mail {secret}",
         "metadata": attributes({"x": secret}),
     }
-    delta = hostile.counter("bad.delta", 1, now)
+    delta = bad_telemetry.counter("bad.delta", 1, now)
     scope = {"scope": {"name": "s", "attributes": given}, "metrics": [metric, delta], "schemaUrl": secret}
     body = {"resourceMetrics": [{"resource": {"attributes": given}, "scopeMetrics": [scope], "schemaUrl": secret}]}
     assert collector.send("metrics", body) == 200
@@ -283,12 +286,17 @@ def test_a_name_that_stands_twice_hides_nothing(collector: Collecting, service: 
     now, trace_id, name = time.time_ns(), secrets.token_hex(16), f"twice.{service}"
     record = {"body": value("x"), "timeUnixNano": str(now), "attributes": twice}
     event = {"name": "e", "timeUnixNano": str(now), "attributes": twice}
-    span = hostile.span(trace_id, secrets.token_hex(8), now, attributes=twice, events=[event])
+    span = bad_telemetry.span(trace_id, secrets.token_hex(8), now, attributes=twice, events=[event])
     scope = {"scope": {"name": "s", "attributes": twice}}
     for signal, outer, inner, items in (
         ("logs", "resourceLogs", "scopeLogs", {"logRecords": [record]}),
         ("traces", "resourceSpans", "scopeSpans", {"spans": [span]}),
-        ("metrics", "resourceMetrics", "scopeMetrics", {"metrics": [hostile.gauge(name, 1, now, attributes=twice)]}),
+        (
+            "metrics",
+            "resourceMetrics",
+            "scopeMetrics",
+            {"metrics": [bad_telemetry.gauge(name, 1, now, attributes=twice)]},
+        ),
     ):
         assert collector.send(signal, {outer: [{"resource": resource, inner: [scope | items]}]}) == 200
     found = collector.log(lambda logged: logged.resource.get("service.name") == service, "the record")

@@ -15,14 +15,14 @@ import yaml
 from click.testing import CliRunner
 
 from dashboards import __main__ as command
-from dashboards import catalogue, may_be_empty, questions
-from dashboards.filling import Filling
+from dashboards import catalogue, may_be_empty, sent_queries
+from dashboards.fill_variables import Filling
 from dashboards.layout import Board, Row
 from dashboards.may_be_empty import MayBeEmpty
 from dashboards.names import TAG, Source, Uid
 from dashboards.panels import lines, number
 from dashboards.queries import prom
-from dashboards.questions import Kind, Question
+from dashboards.sent_queries import Kind, Question
 from load_testing import telemetry
 from ml_telemetry import signals
 from ml_telemetry.declaration import Declaration
@@ -202,7 +202,7 @@ def test_stack_gives_grafana_the_folder_and_restarts_it_when_a_dashboard_changes
 
 # --- Queries ----------------------------------------------------------------------------------------------------------
 
-QUESTIONS = [(board, question) for board in BOARDS.values() for question in questions.of(board)]
+QUESTIONS = [(board, question) for board in BOARDS.values() for question in sent_queries.of(board)]
 OWN = re.compile(r"\b(?:ml|http_server|locust)_[a-z_]+")
 _OWN_METRICS = {
     f"{metric.prometheus_name}{suffix}"
@@ -237,7 +237,7 @@ def test_every_variable_of_every_query_is_set() -> None:
 
 def test_every_variable_is_used_and_has_its_common_name() -> None:
     for uid, board in BOARDS.items():
-        asked = " ".join(question.text for question in questions.of(board))
+        asked = " ".join(question.text for question in sent_queries.of(board))
         names = {variable["name"] for variable in board["templating"]["list"]}
         assert {name for name in names if f"${name}" not in asked} == set(), uid
         assert names <= COMMON_VARIABLES | {"synthetic", "route", "feature", "slow", "namespace"}, uid
@@ -284,7 +284,7 @@ def test_histogram_without_exemplars_is_seen() -> None:
 
 
 def test_questions_are_those_of_panels_exemplars_annotations_and_variables() -> None:
-    asked = list(questions.of(BOARDS[Uid.SERVICE]))
+    asked = list(sent_queries.of(BOARDS[Uid.SERVICE]))
     targets = [target for panel in panels(BOARDS[Uid.SERVICE]) for target in panel["targets"]]
     exemplars = [target for target in targets if target.get("exemplar")]
     kinds = [question.kind for question in asked]

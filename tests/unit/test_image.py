@@ -162,7 +162,8 @@ def run_staged(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 def test_programs_have_all_modules_that_they_import(staged: Callable[[], Path]) -> None:
     folder = staged()
     code = (
-        "import sightglass.runtime.canary, sightglass.runtime.storage, ml_telemetry.runtime, text_classifier.pipeline; "
+        "import sightglass.runtime.canary, sightglass.runtime.storage; "
+        "import ml_telemetry.runtime, text_classifier.estimator; "
         "from importlib.metadata import version; "
         "print(sightglass.__file__, version('sightglass'), version('ml-telemetry'))"
     )

@@ -19,7 +19,7 @@ from sightglass.clients import http, polling
 from sightglass.clients.polling import GiveUp, NotYet
 from sightglass.facts import environments, settings
 from sightglass.local import components
-from sightglass.measure import hostile
+from sightglass.measure import bad_telemetry
 from sightglass.runtime import queue_files
 from tests.unit.conftest import Built
 from tests.unit.ports import free_port
@@ -39,10 +39,10 @@ class Collector:
     def send(self, requests: int) -> None:
         """Lines and spans."""
         for number in range(requests):
-            at = hostile.Origin(f"waits {number}", time.time_ns(), secrets.token_hex(16))
-            for shape in (hostile.LOGS[0], hostile.TRACES[0]):
-                (body,) = hostile.requests(shape, "waits", at, 20)
-                hostile.send(self.url, shape.signal, body)
+            at = bad_telemetry.Origin(f"waits {number}", time.time_ns(), secrets.token_hex(16))
+            for shape in (bad_telemetry.LOGS[0], bad_telemetry.TRACES[0]):
+                (body,) = bad_telemetry.requests(shape, "waits", at, 20)
+                bad_telemetry.send(self.url, shape.signal, body)
 
 
 @contextmanager

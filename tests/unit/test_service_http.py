@@ -29,9 +29,9 @@ from ml_telemetry.synthetic import Source
 from sightglass.facts import credentials, settings
 from sightglass.local import components
 from sightglass.local.up import PLANNED_PROGRAMS
-from tests.unit.hostile import CORPUS, PARENT, TRACE, TRACEPARENT, Answer, Caller, Raw, exchange, request
 from tests.unit.otlp import Points, Receiver, plain, until
 from tests.unit.ports import free_port
+from tests.unit.raw_requests import CORPUS, PARENT, TRACE, TRACEPARENT, Answer, Caller, Raw, exchange, request
 from text_classifier import openapi
 from text_classifier.declaration import CONTRACT
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.pipeline import Pipeline
 
 from text_classifier import corpus
-from text_classifier.pipeline import (
+from text_classifier.estimator import (
     Parameters,
     StagedPipeline,
     TextProfile,

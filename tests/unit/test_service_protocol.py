@@ -19,8 +19,8 @@ from ml_telemetry.middleware import SCOPE_KEY, TelemetryMiddleware
 from ml_telemetry.protocol import BoundedProtocol, Limits
 from ml_telemetry.record import RequestRecord
 from ml_telemetry.runtime import Telemetry
-from tests.unit.hostile import BODY, Caller, request
 from tests.unit.otlp import until
+from tests.unit.raw_requests import BODY, Caller, request
 
 SHORT = Limits(head_seconds=0.3, body_seconds=0.3)
 H2C = (b"connection: upgrade", b"upgrade: h2c")

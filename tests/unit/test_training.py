@@ -19,7 +19,7 @@ import sklearn
 import model_store
 from ml_telemetry.declaration import Declaration
 from text_classifier import corpus, training
-from text_classifier.pipeline import Parameters, new_pipeline
+from text_classifier.estimator import Parameters, new_pipeline
 from text_classifier.settings import CLASSES
 
 

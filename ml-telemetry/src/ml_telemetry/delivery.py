@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
-from ml_telemetry.seldom import OncePerMinute
+from ml_telemetry.throttle import OncePerMinute
 
 logger = logging.getLogger(__name__)
 logger.addFilter(OncePerMinute())

@@ -35,8 +35,8 @@ from opentelemetry.sdk.metrics.view import Aggregation, ExponentialBucketHistogr
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ml_telemetry.record import SpanReference
-from ml_telemetry.seldom import OncePerMinute
 from ml_telemetry.signals import Metric
+from ml_telemetry.throttle import OncePerMinute
 
 logger = logging.getLogger(__name__)
 logger.addFilter(OncePerMinute())

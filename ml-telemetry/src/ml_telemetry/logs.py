@@ -17,8 +17,8 @@ from typing import Any, Final
 from ml_telemetry import encoding, signals
 from ml_telemetry.current import Work, current_work
 from ml_telemetry.output import DEFAULT_BYTES, LineWriter
-from ml_telemetry.seldom import OncePerMinute
 from ml_telemetry.spans import exception_name, stack_frames
+from ml_telemetry.throttle import OncePerMinute
 
 _STANDARD_OUTPUT: Final = 1
 _SEVERITIES: Final = {

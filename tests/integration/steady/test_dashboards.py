@@ -13,23 +13,23 @@ from typing import Any
 
 import pytest
 
-from dashboards import catalogue, may_be_empty, questions
-from dashboards.filling import Filling
+from dashboards import catalogue, may_be_empty, sent_queries
+from dashboards.fill_variables import Filling
 from dashboards.names import Source, Uid
-from dashboards.questions import Kind, Question
+from dashboards.sent_queries import Kind, Question
 from dashboards.variables import SLOW
 from sightglass.clients import backends, http, polling
 from sightglass.clients.polling import DeadlineError, NotYet
 from sightglass.facts.settings import REPOSITORY, SERVICE, SERVICES
 from sightglass.facts.target import Endpoint
 from sightglass.local import requests, up
-from sightglass.measure import asking
-from sightglass.measure.asking import ask
+from sightglass.measure import grafana_queries
+from sightglass.measure.grafana_queries import ask
 from sightglass.verify.predictions import bodies, predict
 from tests.integration.running import Running
 
 BOARDS = {board["uid"]: board for board in catalogue.load()}
-QUESTIONS = [question for board in BOARDS.values() for question in questions.of(board)]
+QUESTIONS = [question for board in BOARDS.values() for question in sent_queries.of(board)]
 LOAD_SECONDS = 20
 WAIT = 90.0
 """Until the slowest of what is asked for is there: MinIO counts its objects about once a minute."""
@@ -178,7 +178,7 @@ def unknown_series(stack: Running, asked: list[Question]) -> dict[str, set[str]]
     missing: dict[str, set[str]] = {}
     for question in asked:
         if not may_be_empty.reason(question, stack.target.endpoint().declaration):
-            for name in asking.series_names(stack.target, question, filling(question)) - there:
+            for name in grafana_queries.series_names(stack.target, question, filling(question)) - there:
                 missing.setdefault(name, set()).add(question.name)
     return missing
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import catalogue, may_be_empty, questions
-from dashboards.filling import Filling
+from dashboards import catalogue, may_be_empty, sent_queries
+from dashboards.fill_variables import Filling
 from dashboards.names import Uid
 from ml_telemetry import signals
 from sightglass.clients import polling
@@ -22,7 +22,7 @@ from sightglass.facts import environments
 from sightglass.facts.services import Service
 from sightglass.facts.target import Endpoint
 from sightglass.local.components import LocalTopology
-from sightglass.measure.asking import ask
+from sightglass.measure.grafana_queries import ask
 from sightglass.verify.predictions import Prediction, predict
 from sightglass.verify.run import verify
 from sightglass.verify.signal_checks import SECOND
@@ -183,7 +183,7 @@ def test_every_panel_of_the_model_board_shows_it(stack: Running, busy: Endpoint)
 
     def answered() -> set[str]:
         filling = Filling.defaults(board).choose(service=busy.name)
-        answers = [ask(stack.target, question, filling) for question in questions.of(board)]
+        answers = [ask(stack.target, question, filling) for question in sent_queries.of(board)]
         wrong = [one.problem for one in answers if one.problem and not may_be_empty.reason(one.question, DECLARATION)]
         if wrong:
             raise NotYet("\n".join(["", *wrong]))

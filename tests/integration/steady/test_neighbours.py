@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sightglass.measure import hostile, neighbours
+from sightglass.measure import bad_telemetry, neighbours
 from sightglass.measure.neighbours import Outcome, Row, Stack
 from tests.integration.running import Running
 
@@ -19,7 +19,7 @@ def where(stack: Running) -> Stack:
 
 @pytest.fixture(scope="module")
 def rows(where: Stack) -> list[Row]:
-    return neighbours.send(where, hostile.SHAPES, REQUESTS)
+    return neighbours.send(where, bad_telemetry.SHAPES, REQUESTS)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def outcomes(where: Stack, rows: list[Row]) -> dict[tuple[str, str], Outcome]:
     return {(outcome.row.shape.signal, outcome.row.shape.name): outcome for outcome in found}
 
 
-@pytest.mark.parametrize(("signal", "name"), [(shape.signal, shape.name) for shape in hostile.SHAPES])
+@pytest.mark.parametrize(("signal", "name"), [(shape.signal, shape.name) for shape in bad_telemetry.SHAPES])
 def test_a_bad_item_costs_only_itself(
-    outcomes: dict[tuple[str, str], Outcome], signal: hostile.Signal, name: str
+    outcomes: dict[tuple[str, str], Outcome], signal: bad_telemetry.Signal, name: str
 ) -> None:
     outcome = outcomes[signal, name]
     assert outcome.lost == 0
@@ -39,7 +39,7 @@ def test_a_bad_item_costs_only_itself(
 
 @pytest.mark.parametrize("signal", ["metrics", "traces", "logs", "lines"])
 def test_what_was_never_sent_is_missed(
-    where: Stack, outcomes: dict[tuple[str, str], Outcome], signal: hostile.Signal
+    where: Stack, outcomes: dict[tuple[str, str], Outcome], signal: bad_telemetry.Signal
 ) -> None:
     """The twin: a request that nobody sent is found missing, good ones and bad."""
     row = next(each.row for each in outcomes.values() if each.row.shape.signal == signal and each.row.shape.reason)

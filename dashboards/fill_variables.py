@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from dashboards.questions import Question
+from dashboards.sent_queries import Question
 from sightglass.facts import variables
 from sightglass.facts.durations import seconds
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards.filling import Filling
+from dashboards.fill_variables import Filling
 from dashboards.names import Source
-from dashboards.questions import Kind, Question
+from dashboards.sent_queries import Kind, Question
 from sightglass.clients import backends
 from sightglass.clients.polling import NotYet
 from sightglass.facts.target import Target
