@@ -135,8 +135,8 @@ def main(
         console,
         f"{shape}: up to {users} users for {duration:g} s against {url}, {100 * corrupt:.3g} % corrupted requests",
     )
-    with publishing(), display.Meter(console, duration) as meter:
-        whole = test.headless(meter.show)
+    with publishing(), display.Figures(console, duration) as figures:
+        whole = test.headless(figures.show)
     held = finish()
     if not whole:
         print("FAILED: The run was interrupted before its time was over.", file=sys.stderr)

@@ -1,65 +1,50 @@
 """What a person sees: progress while the test runs, and its outcome."""
 
-import time
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from load_testing.outcome import Outcome, Request
 from load_testing.report import Files
 from load_testing.run import LoadTest
 from load_testing.traces import TraceLinks
+from sightglass.terminal.progress import LiveLine
 
 LINE_SECONDS = 3.0
 """Between two lines where the output is no terminal."""
 
 
-class Meter:
-    """Progress of a run of ``duration`` seconds: a bar with the figures on a terminal, else a line now and then."""
+class Figures:
+    """The figures of a run of ``duration`` seconds while it goes on; use it as a context manager."""
 
     def __init__(self, console: Console, duration: float) -> None:
-        self._console = console
-        self._duration = duration
-        self._spoke = time.monotonic()
         # The run calls often enough, so the bar needs no thread of its own.
-        columns = (BarColumn(bar_width=20), TextColumn("{task.description}", markup=False))
-        self._bar = (
-            Progress(*columns, console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        )
-        self._task = self._bar.add_task("starting", total=duration) if self._bar else None
+        self._line = LiveLine(console, "load", every=LINE_SECONDS, refresh_in_thread=False)
+        self._duration = duration
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        self._line.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._line.stop()
 
     def show(self, seconds: float, test: LoadTest) -> None:
         """Show the state after that many seconds."""
-        if self._bar is None and time.monotonic() - self._spoke < LINE_SECONDS:
-            return
-        self._spoke = time.monotonic()
         state = test.state()
         left = max(0.0, self._duration - seconds)
         latency = " ".join(
             f"p{percent} {'-' if value is None else f'{value:,.0f}'}" for percent, value in state.percentiles.items()
         )
-        line = (
+        figures = (
             f"{state.users} users, {state.throughput:,.0f} requests/s, {state.failures:,} failed, "
             f"{latency} ms, {left:.0f} s left"
         )
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=seconds, description=line, refresh=True)
-        else:
-            say(self._console, line)
+        self._line.show(figures, seconds, self._duration)
 
 
 def say(console: Console, line: str) -> None:

@@ -31,6 +31,61 @@ class Expected:
     later: float = 0.0
 
 
+class LiveLine:
+    """The state of one long step: a bar on a terminal, else a line at most every ``every`` seconds."""
+
+    def __init__(
+        self, console: Console, label: str, *, every: float | None = None, refresh_in_thread: bool = True
+    ) -> None:
+        self._console = console
+        self._label = label
+        self._every = LINE_EVERY if every is None else every
+        self._refresh_in_thread = refresh_in_thread
+        self.started = self._spoke = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        self._bar = (
+            Progress(*columns, console=console, auto_refresh=refresh_in_thread, transient=True)
+            if console.is_terminal
+            else None
+        )
+        self._task = self._bar.add_task(label, total=None, state="") if self._bar else None
+
+    def start(self) -> None:
+        """Begin to show it; where nobody watches nothing is said yet."""
+        self.started = self._spoke = time.monotonic()
+        if self._bar:
+            self._bar.start()
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+
+    @property
+    def live(self) -> bool:
+        """Whether it is a bar."""
+        return self._bar is not None
+
+    def show(self, state: str, done: float, total: float | None) -> None:
+        """Show the state, with so many of the units done."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, total=total, completed=done, state=state)
+            if not self._refresh_in_thread:
+                self._bar.refresh()
+        elif time.monotonic() - self._spoke >= self._every:
+            self.say(f"{self._label}: {state}, {elapsed(time.monotonic() - self.started)}")
+
+    def say(self, line: str) -> None:
+        """Print one line as it is."""
+        self._spoke = time.monotonic()
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 class Meter:
     """Shows how far one step is, and how many seconds are left; use it as a context manager.
 
@@ -41,38 +96,27 @@ class Meter:
     def __init__(
         self, console: Console, label: str, amount: Callable[[float], str], expected: Expected | None = None
     ) -> None:
-        self._console = console
-        self._expected = expected
-        self._already = 0.0
+        self._line = LiveLine(console, label)
         self._label = label
+        self._expected = expected
         self._amount = amount
+        self._already = 0.0
         self._total: float | None = None
         self._done = 0.0
-        self._started = self._spoke = self._counted = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-        )
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        self._task = self._bar.add_task(label, total=None, state="") if self._bar else None
+        self._counted = self._line.started
 
     def __enter__(self) -> Self:
-        self._started = self._spoke = time.monotonic()
-        if self._bar:
-            self._bar.start()
-        else:
-            self._say(f"{self._label} ...")
+        self._line.start()
+        if not self._line.live:
+            self._line.say(f"{self._label} ...")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        self._line.stop()
         if error is None:
-            self._say(f"{self._label}: done after {elapsed(time.monotonic() - self._started)}")
+            self._line.say(f"{self._label}: done after {elapsed(time.monotonic() - self._line.started)}")
 
     def note(self, text: str) -> None:
         """Say what happens while there is nothing to count yet."""
@@ -114,11 +158,4 @@ class Meter:
         return whole * open_units / units + ratio * self._expected.later
 
     def _show(self, state: str) -> None:
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, total=self._total, completed=self._done, state=state)
-        elif time.monotonic() - self._spoke >= LINE_EVERY:
-            self._say(f"{self._label}: {state}, {elapsed(time.monotonic() - self._started)}")
-
-    def _say(self, line: str) -> None:
-        self._spoke = time.monotonic()
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._line.show(state, self._done, self._total)

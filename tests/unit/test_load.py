@@ -282,7 +282,7 @@ def test_right_service_passes(runs: Runs) -> None:
     ended = runs["right"].result()
     assert (ended.status, ended.failures) == (0, []), ended
     assert "corpus sightglass-toy: 144 composed texts of its test split" in ended.output
-    figures = r"^1 users, \d+ requests/s, 0 failed, p50 \d+ p95 \d+ p99 \d+ ms, [12] s left$"
+    figures = r"^load: 1 users, \d+ requests/s, 0 failed, p50 \d+ p95 \d+ p99 \d+ ms, [12] s left, \d+ s$"
     assert re.search(figures, ended.output, re.MULTILINE), ended.output
 
 
