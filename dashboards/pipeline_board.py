@@ -123,7 +123,7 @@ def _delay() -> Row:
             ),
             lines(
                 "Probes lost by signal",
-                "Probes per second that were sent and never found, by signal: this road is broken.",
+                "Probes per second that were sent and never found, by signal: this path is broken.",
                 prom(total(rate("canary_lost_total"), "signal"), "{{signal}}"),
                 unit="cps",
                 colours={".*": FAILED},

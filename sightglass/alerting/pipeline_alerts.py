@@ -1,4 +1,4 @@
-"""Alerts on the road of the signals: servers, the Collector, the canary, and where data are kept.
+"""Alerts on the path of the signals: servers, the Collector, the canary, and where data are kept.
 
 Thresholds are constants, used by the expression and by the sentence that says when an alert fires.
 """

@@ -51,7 +51,7 @@ def until(
     """Call ``probe`` until it returns instead of raising :class:`NotYet`, at least once.
 
     ``timeout`` and ``interval`` are seconds; ``what`` completes the sentence "waited for ...". With ``slowest`` the
-    pauses grow, a fifth of the time that has passed, up to so many seconds: what takes long is not asked for in haste.
+    pauses grow, a fifth of the time that has passed, up to so many seconds.
     Raises :class:`DeadlineError` with the last state, at once when the probe raises :class:`GiveUp`; any other
     exception of the probe passes through.
     """

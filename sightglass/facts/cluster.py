@@ -58,5 +58,5 @@ class ClusterTopology:
         return _DATA[component]
 
     def log_glob(self) -> str:
-        """The kubelet's files of the services' pods; no server's own errors feed the road of logs."""
+        """The kubelet's files of the services' pods; no server's errors add to the logs that it has to take."""
         return f"/var/log/pods/{APPLICATION}_*/*/*.log"

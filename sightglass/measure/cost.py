@@ -36,7 +36,7 @@ THOUSAND: Final = 1_000
 LOOK: Final = 1.0
 """Seconds between two looks at what is only there for a moment."""
 ARRIVAL: Final = 6.0
-"""Seconds that no prediction must be counted for the last one to have been: longer than anything waits on its way."""
+"""Seconds without a newly counted prediction after which all are counted: no telemetry waits longer on its way."""
 COMPLETION: Final = 15.0
 """Seconds that nothing must be written for the last block to have been: longer than Tempo takes to complete one."""
 TIMEOUT: Final = 120.0

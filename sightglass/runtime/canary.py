@@ -1,6 +1,6 @@
 """The canary: sends a span, a log line and a point every few seconds and looks for each where people query it.
 
-What it measures is the whole road of each signal, from a program that emits to the server that answers. It runs as
+What it measures is the whole path of each signal, from a program that emits to the server that answers. It runs as
 ``python -m sightglass.runtime.canary`` and takes everything from its environment, so that it needs little memory.
 """
 
@@ -176,12 +176,12 @@ class Canary:
         self._tempo = Tempo(environment["TEMPO_URL"])
         self._loki = Loki(environment["LOKI_URL"])
         self._prometheus = Prometheus(environment["PROMETHEUS_URL"])
-        roads: dict[str, tuple[Callable[[Probe], None], Callable[[Probe], object]]] = {
+        paths: dict[str, tuple[Callable[[Probe], None], Callable[[Probe], object]]] = {
             "traces": (self._send_span, lambda probe: self._tempo.trace(probe.trace_id)),
             "logs": (self._send_line, self._find_line),
             "metrics": (self._send_point, self._find_point),
         }
-        self.watches = [Watch(signal, timeout, *roads[signal], self.stop) for signal in SIGNAL.values]
+        self.watches = [Watch(signal, timeout, *paths[signal], self.stop) for signal in SIGNAL.values]
         self._declare()
 
     def run(self) -> None:
