@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.settings import CANARY, REPOSITORY, SERVICES
 from sightglass.kubernetes import policies
 from sightglass.kubernetes.policies import ANYWHERE, ARROWS, home
 
@@ -133,7 +133,7 @@ def addresses() -> dict[str, set[tuple[str, int]]]:
     }
     files["prometheus"] = sorted((HELM_CONFIG / "prometheus").glob("*.targets.yaml"))
     files["collector"] = [REPOSITORY / "collector-config" / "kubernetes.env"]
-    for name in ("text-classifier", "canary"):
+    for name in (*(service.name for service in SERVICES), CANARY):
         files[name] = [REPOSITORY / "manifests" / "application" / f"{name}.env"]
     files["storage"] = [REPOSITORY / "manifests" / "storage" / "storage.env"]
     pattern = re.compile(r"([a-z-]+)\.[a-z-]+\.svc:(\d+)")
