@@ -220,6 +220,37 @@ def test_a_track_that_does_not_exist_ends_the_start_with_one_sentence(tmp_path: 
     )
 
 
+OWN = """
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+KEPT = InMemorySpanExporter()
+MINE = TracerProvider()
+MINE.add_span_processor(SimpleSpanProcessor(KEPT))
+trace.set_tracer_provider(MINE)
+metrics.set_meter_provider(MeterProvider())
+"""
+SHOW = (
+    "[[span.name, f'{span.context.trace_id:032x}', f'{span.parent.span_id:016x}']"
+    " for span in KEPT.get_finished_spans()]"
+)
+
+
+def test_an_application_keeps_the_providers_that_it_has(received: Collector, tmp_path: Path) -> None:
+    code = f"{OWN}{CODE}{INSTRUMENT.format(RECORD)})\n".replace('"records": RECORDS', f'"kept": {SHOW}')
+    with running(sys.executable, code, tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint) as service:
+        answer = service.ask("/predict", {"area": 2})
+        # What the package makes goes where the variables say; what the application makes, where it sends it, and once.
+        spans = received.trace(answer.trace_id, 3)
+        assert set(spans) == {"POST /predict", "prepare", "predict"}
+        kept = service.ask("/houses/one").json["kept"]
+        assert kept == [["own", answer.trace_id, spans["POST /predict"].span_id.hex()]]
+        assert "Overriding" not in service.output.read_text()
+
+
 def test_a_callers_trace_goes_on(service: Program, received: Collector) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = service.ask("/predict", {"area": 1}, {"traceparent": parent})

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from typing import Final, Literal
 
 from opentelemetry.environment_variables import OTEL_METRICS_EXPORTER, OTEL_TRACES_EXPORTER
-from opentelemetry.metrics import set_meter_provider
+from opentelemetry.metrics import get_meter_provider, set_meter_provider
 from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
@@ -33,7 +33,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import set_tracer_provider
+from opentelemetry.trace import get_tracer_provider, set_tracer_provider
 
 from ml_telemetry import delivery, hashing, logs, signals, synthetic
 from ml_telemetry.context import Parent, SamplingDecision
@@ -205,9 +205,14 @@ class Telemetry:
         self.enabled = True
 
     def _start_traces(self, contract: Contract, origin: Resource, scope: InstrumentationScope) -> None:
-        # The SDK reads OTEL_TRACES_SAMPLER here; code that traces its own steps gets this provider too.
-        provider = TracerProvider(resource=origin, shutdown_on_exit=False)
-        set_tracer_provider(provider)
+        given = get_tracer_provider()
+        if isinstance(given, TracerProvider):
+            # The application's own: its sampler decides, and its spans go where the application sends them.
+            provider, own = given, False
+        else:
+            # The SDK reads OTEL_TRACES_SAMPLER here; code that traces its own steps gets this provider too.
+            provider, own = TracerProvider(resource=origin, shutdown_on_exit=False), True
+            set_tracer_provider(provider)
         self._decide = SamplingDecision(provider.sampler)
         if not _wanted("traces"):
             return
@@ -216,8 +221,9 @@ class Telemetry:
         records = RecordExporter(sender, encoder, lambda count: self._dropped("traces", "export_failed", count))
         limit = _positive(OTEL_BSP_MAX_QUEUE_SIZE)
         self._processor = RecordProcessor(records, limit, lambda count: self._dropped("traces", "queue_full", count))
-        provider.add_span_processor(self._processor)
-        self._stop.append(provider.shutdown)
+        if own:
+            provider.add_span_processor(self._processor)
+        self._stop.append(provider.shutdown if own else self._processor.shutdown)
         self._abort.append(records.shutdown)
 
     def _start_metrics(self, origin: Resource, scope: InstrumentationScope, model_info: dict[str, str]) -> None:
@@ -226,7 +232,8 @@ class Telemetry:
         exporter = MergingExporter(_metric_exporter(), scope, self._metrics.collect)
         reader = PeriodicExportingMetricReader(exporter)
         provider = MeterProvider([reader], origin, shutdown_on_exit=False)
-        set_meter_provider(provider)
+        if not isinstance(get_meter_provider(), MeterProvider):
+            set_meter_provider(provider)
         self._metrics.instrument(provider.get_meter(scope.name, scope.version, scope.schema_url), model_info)
         self._stop.append(provider.shutdown)
         self._abort.append(exporter.shutdown)
