@@ -87,6 +87,7 @@ generate: $(VENV)/ready-dev ## write dashboards, alert rules, kustomize's inputs
 	@$(BIN)/python -m sightglass.facts.versions
 	@$(BIN)/python -m dashboards
 	@$(BIN)/python -m sightglass.alerting
+	@$(BIN)/python -m sightglass.facts.masking
 	@$(BIN)/python -m sightglass.kubernetes.generated
 	@$(BIN)/python -m sightglass.cli.settings_page
 	@$(BIN)/python -m text_classifier.openapi

@@ -23,7 +23,7 @@ def test_suite_passes_with_the_ends_of_the_range(resolution: str, tmp_path: Path
         [uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path)],
         [*install, *needed],
         [*install, "--no-deps", str(ROOT)],
-        [*install, "pytest", "starlette", "uvicorn"],
+        [*install, "pytest", "starlette", "trustme", "uvicorn"],
     ):
         subprocess.run(command, check=True, timeout=240)
     shown = subprocess.run([uv, "pip", "list", "--python", python], check=True, capture_output=True, text=True).stdout

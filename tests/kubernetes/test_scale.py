@@ -20,7 +20,7 @@ from sightglass.clients.kubectl import ProgramError
 from sightglass.facts import settings, versions
 from sightglass.facts.cluster import NODE, OBSERVABILITY
 from sightglass.facts.errors import UserError
-from sightglass.facts.settings import REPOSITORY
+from sightglass.facts.settings import REPOSITORY, SERVICES
 from sightglass.kubernetes import charts
 from sightglass.kubernetes.charts import Chart
 from sightglass.local import build
@@ -428,7 +428,8 @@ def test_native_files_stay_as_they_are(overlay: list[Object]) -> None:
     base = {(found["kind"], found["metadata"]["name"]): found for found in _kustomize(REPOSITORY / "manifests")}
     scaled = {(found["kind"], found["metadata"]["name"]): found for found in overlay}
     changed = {name for name, found in base.items() if scaled[name] != found}
-    environments = {"text-classifier-env", "canary-env", "promtail-env", "collector-env", "grafana-env"}
+    programs = (*(service.name for service in SERVICES), "canary", "promtail", "collector", "grafana")
+    environments = {f"{name}-env" for name in programs}
     files = {"prometheus-config", "grafana-datasources"}
     assert changed == {*(("ConfigMap", name) for name in environments | files), ("Deployment", "collector")}
     for name in environments:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
-from ml_telemetry import encoding, signals
+from ml_telemetry import encoding, redaction, signals
 from ml_telemetry.current import Work, current_work
 from ml_telemetry.output import DEFAULT_BYTES, LineWriter
 from ml_telemetry.spans import exception_name, stack_frames
@@ -115,6 +115,7 @@ class JsonLinesHandler(logging.Handler):
     """Writes every record of Python's logging as one JSON line, a traceback included.
 
     While a request is served, an exception is written without its message and values: they may quote what a user sent.
+    What others wrote is masked by :mod:`ml_telemetry.redaction`.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -122,12 +123,12 @@ class JsonLinesHandler(logging.Handler):
         try:
             work = current_work()
             severity = _SEVERITIES.get(record.levelno, record.levelname)
-            line = common(signals.GENERIC_EVENT, severity, record.getMessage(), record.name, work)
+            line = common(signals.GENERIC_EVENT, severity, redaction.text(record.getMessage()), record.name, work)
             if record.exc_info and (exception := record.exc_info[1]) is not None:
                 line[signals.EXCEPTION_TYPE.name] = exception_name(exception)
                 line[signals.EXCEPTION_STACKTRACE.name] = stack_frames(exception)
                 if work is None:
-                    line[signals.EXCEPTION_MESSAGE.name] = str(exception)
+                    line[signals.EXCEPTION_MESSAGE.name] = redaction.text(str(exception))
             write_line(line)
         except Exception:
             self.handleError(record)
