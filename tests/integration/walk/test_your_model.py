@@ -8,15 +8,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sightglass.facts.settings import REPOSITORY, SERVICES
+from sightglass.local.supervise import Supervisor
 from tests.integration.running import PORT_OFFSET
 
 PAGE = (REPOSITORY / "docs" / "your-model.md").read_text()
 FILES = dict(re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
 (COMMANDS,) = re.findall(r"^```sh\n(export SIGHTGLASS_SERVICES.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 NAME = "flowers"
+OWN = ("fastapi", "uvicorn", "scikit-learn", "joblib")
+"""What the page's service imports besides the telemetry."""
 
 
 def run(folder: Path, command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -84,3 +88,37 @@ def test_the_declaration_of_the_page_is_what_is_read(walked: tuple[Path, dict[st
     folder, environment, _ = walked
     read = f"{sys.executable} -m ml_telemetry.declaration {NAME}.declaration:DECLARATION"
     assert json.loads(run(folder, read, environment).stdout)["classes"] == ["setosa", "versicolor", "virginica"]
+
+
+@pytest.mark.timeout(600)
+def test_a_service_runs_in_an_environment_of_its_own(walked: tuple[Path, dict[str, str], str]) -> None:
+    folder, environment, _ = walked
+    own, uv = folder / ".venv", str(Path(sys.executable).with_name("uv"))
+    python = own / "bin" / "python"
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(own)],
+        [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--system-certs",
+            "--python",
+            str(python),
+            *OWN,
+            str(REPOSITORY / "ml-telemetry"),
+        ],
+    ):
+        subprocess.run(command, check=True, timeout=240)
+    table = folder / "services.yaml"
+    table.write_text(table.read_text() + "  python: .venv/bin/python\n")
+    prepared = f"export SIGHTGLASS_SERVICES={table};"
+    started = run(folder, f"{prepared} sightglass up", environment)
+    assert started.returncode == 0, started.stdout
+    state = Supervisor(Path(environment["SIGHTGLASS_STATE_DIR"])).states()[NAME]
+    program = psutil.Process(state.pid)
+    assert Path(program.cmdline()[0]) == python
+    report = json.loads(run(folder, f"{prepared} sightglass verify --json 2>/dev/null", environment).stdout)
+    own_rows = [row for row in report["rows"] if row["service"] == NAME]
+    assert len(own_rows) > 10
+    assert [row for row in own_rows if not row["ok"]] == []
