@@ -246,7 +246,7 @@ def _objects(planned: Plan, kept: Credentials, record: Mapping[str, Any]) -> tup
         if not any(workloads.is_of(found, one.name) for one in SERVICES if one not in planned.local.observed)
     ]
     for one in planned.own_services:
-        objects += workloads.objects(one)
+        objects += manifests.marked(workloads.objects(one))
         objects.append(workloads.environment(one, environments.telemetry(topology, one.name, one.instances[0].track)))
         objects += policies.for_service(one)
     manifests.with_images(objects, lambda name: planned.image_of(name, record["service_image"]))
@@ -282,7 +282,9 @@ def _apply(
     changed = kubectl.apply(spaces)
     _forget_useless_job(kubectl, record["service_image"], fresh_store=fresh_store)
     changed += kubectl.apply([*secret_objects, *rest, manifests.record(record)])
-    kinds, ours = "configmaps,networkpolicies", f"--selector={removal.PART_OF}"
+    # Of a service that is no longer observed everything goes: it has no data.
+    kinds = "configmaps,networkpolicies,deployments.apps,services,serviceaccounts,poddisruptionbudgets.policy"
+    ours = f"--selector={removal.PART_OF}"
     present = [
         found
         for found in kubectl.get(kinds, "--all-namespaces", ours, "--show-managed-fields")

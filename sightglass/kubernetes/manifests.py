@@ -150,6 +150,13 @@ def references(spec: Object) -> Iterator[tuple[str, str]]:
                     yield kind, variable["valueFrom"][field]["name"]
 
 
+def marked(objects: list[Object]) -> list[Object]:
+    """The objects with the label that kustomize gives those of this checkout."""
+    for found in objects:
+        found["metadata"].setdefault("labels", {})["app.kubernetes.io/part-of"] = "sightglass"
+    return objects
+
+
 def stale(rendered: list[Object], present: list[Object]) -> list[Object]:
     """Objects of ours in the cluster that are rendered no more."""
     kept = {key(found) for found in rendered}

@@ -1,8 +1,11 @@
 """`make deploy` on a real cluster: green, idempotent, exact in what it restarts, and clear about what it lacks."""
 
 import json
+import os
 import re
 import secrets
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +30,7 @@ from sightglass.kubernetes.releases import installed
 from sightglass.kubernetes.secrets import KEPT
 from sightglass.verify.run import checks_of, of_services
 from sightglass.verify.signal_checks import SECOND
+from tests.integration.walk.test_your_model import FILES
 from tests.kubernetes.conftest import Cluster
 
 WAIT = 60.0
@@ -109,6 +113,64 @@ def test_changed_configuration_restarts_exactly_what_reads_it(
 ) -> None:
     assert replaced(cluster, **{variable: value}) == expected
     assert replaced(cluster) == expected
+
+
+CONTAINER = """
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE}
+USER 0
+COPY flowers /opt/own/flowers
+ENV PYTHONPATH=/opt/own:/opt/sightglass SIGHTGLASS_MODELS_DIR=/opt/own/models
+RUN python -m flowers.training
+USER 10001:10001
+WORKDIR /opt/own
+CMD ["python", "-m", "uvicorn", "flowers.service:app", "--host", "0.0.0.0", "--port", "8020", "--no-access-log"]
+"""
+OWN_IMAGE = "docker.io/example/flowers:1"
+
+
+def objects_of(cluster: Cluster, service: str) -> set[str]:
+    kinds = "configmaps,networkpolicies,deployments,services,serviceaccounts,poddisruptionbudgets,pods"
+    found = cluster.kubectl.get(kinds, f"--namespace={APPLICATION}")
+    return {f"{one['kind']}/{one['metadata']['name']}" for one in found if one["metadata"]["name"].startswith(service)}
+
+
+def test_a_service_of_the_users_own_is_deployed_proved_and_taken_back(cluster: Cluster, tmp_path: Path) -> None:
+    if not os.environ.get("IMAGE_LOADER") or shutil.which("docker") is None:
+        pytest.skip("needs docker, and IMAGE_LOADER, which gives an image to the nodes")
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "Dockerfile").write_text(CONTAINER)
+    record = deploy.deployed(cluster.kubectl)
+    assert record
+    build = ["docker", "build", "--tag", OWN_IMAGE, f"--build-arg=BASE_IMAGE={record['service_image']}", str(tmp_path)]
+    subprocess.run(build, env={**os.environ, "DOCKER_BUILDKIT": "0"}, check=True, timeout=300)
+    subprocess.run(["docker", "save", OWN_IMAGE, "--output", str(tmp_path / "image.tar")], check=True, timeout=120)
+    subprocess.run([*shlex.split(os.environ["IMAGE_LOADER"]), str(tmp_path / "image.tar")], check=True, timeout=120)
+    table = tmp_path / "services.yaml"
+    table.write_text(f"{table.read_text()}  image: {OWN_IMAGE}\n")
+    before = cluster.pods()
+    done = cluster.command("deploy", SIGHTGLASS_SERVICES=str(table))
+    assert done.returncode == 0, done.stdout
+    report = json.loads(
+        cluster.command("verify", "--target", "kubernetes", "--json", SIGHTGLASS_SERVICES=str(table)).stdout
+    )
+    own = [row for row in report["rows"] if row["service"] == "flowers"]
+    assert len(own) > 10
+    assert [row for row in own if row["ok"] is False] == []
+    assert len(objects_of(cluster, "flowers")) == 7
+    # The twin, and the way back: without its row in the table it is gone, and all others stay.
+    done = cluster.command("deploy")
+    assert done.returncode == 0, done.stdout
+
+    def gone() -> None:
+        if left := objects_of(cluster, "flowers"):
+            raise NotYet(f"still there: {left}")
+
+    polling.until(gone, timeout=WAIT, what="the objects of the user's service")
+    services = {name: uid for name, uid in cluster.pods().items() if name.startswith(f"{APPLICATION}/")}
+    assert services.items() <= before.items()
 
 
 def test_the_api_server_takes_every_object(cluster: Cluster) -> None:
