@@ -1,6 +1,7 @@
 """What the commands for people run, as make itself says; and the seconds that CI prints of each part."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,17 @@ def test_unit_tests_build_no_server() -> None:
 def test_long_tests_are_run_by_one_target_only() -> None:
     assert [target for target in ("unit", "integration", "cluster") if '-m "not long"' not in commands(target)] == []
     assert "pytest -m long" in commands("test-long")
+
+
+def test_what_runs_beside_the_integration_tests_is_run_once() -> None:
+    (file,) = re.findall(r"^PATIENT := (\S+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert (REPOSITORY / file).exists()
+    whole = commands("test")
+    assert "integration patient" in whole
+    assert f'unit cluster ARGS=" --ignore={file}"' in whole
+    assert commands("patient").rstrip().endswith(f'-m "not long" {file}')
+    # By itself `make unit` leaves nothing out.
+    assert "--ignore" not in commands("unit")
 
 
 def test_every_measurement_is_among_the_long_tests() -> None:
@@ -69,6 +81,6 @@ def test_parts_are_timed_with_the_status_of_their_commands(tmp_path: Path) -> No
 
 
 def test_every_part_of_the_tests_is_timed() -> None:
-    for part in ("check", "servers", "unit", "integration", "cluster"):
+    for part in ("check", "servers", "unit", "patient", "integration", "cluster"):
         assert f"a-timer {part} " in commands(part, TIMER="a-timer")
         assert "a-timer" not in commands(part)
