@@ -251,6 +251,17 @@ def test_an_application_keeps_the_providers_that_it_has(received: Collector, tmp
         assert "Overriding" not in service.output.read_text()
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_the_process_keeps_its_filters_of_warnings(received: Collector, tmp_path: Path, protocol: str) -> None:
+    # scikit-learn copies them for every tree of a forest, at every prediction.
+    before = "import warnings\nBEFORE = list(warnings.filters)\n"
+    changed = "[repr(one) for one in warnings.filters if one not in BEFORE]"
+    code = f"{CODE}{before}{INSTRUMENT.format(RECORD)})\n".replace('"records": RECORDS', f'"added": {changed}')
+    told = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    with running(sys.executable, code, tmp_path, **told) as service:
+        assert service.ask("/houses/one").json["added"] == []
+
+
 def test_a_callers_trace_goes_on(service: Program, received: Collector) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     answer = service.ask("/predict", {"area": 1}, {"traceparent": parent})

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass
@@ -199,9 +200,12 @@ class Telemetry:
         self._metrics = RequestMetrics(contract, self._track)
         if (lines := logs.output()) is not None:
             lines.on_loss = lambda reason, count: self._dropped("logs", reason, count)
-        self._start_traces(contract, origin, scope)
         route = {signals.HTTP_ROUTE.name: contract.declaration.route}
-        self._start_metrics(origin, scope, {**route, **model_info})
+        # What is imported and made here adds filters of warnings to the process. scikit-learn copies them for each
+        # tree of a forest, at each prediction: with a hundred trees that cost a seventh of a prediction's time.
+        with warnings.catch_warnings():
+            self._start_traces(contract, origin, scope)
+            self._start_metrics(origin, scope, {**route, **model_info})
         self.enabled = True
 
     def _start_traces(self, contract: Contract, origin: Resource, scope: InstrumentationScope) -> None:
