@@ -97,7 +97,7 @@ generate: $(VENV)/ready-dev ## write dashboards, alert rules, kustomize's inputs
 	@$(BIN)/python -m text_classifier.openapi
 
 test: check servers ## what CI runs: static checks, unit tests, tests on a stack and on a cluster of their own
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line integration patient
+	@$(MAKE) --no-print-directory --jobs=2 integration patient
 	@$(NODE_START)
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line unit cluster ARGS="$(ARGS) $(PATIENT:%=--ignore=%)"
 
@@ -118,7 +118,8 @@ unit: $(VENV)/ready-dev ## tests that need no stack; those of a server's own che
 	@$(PART) $(PYTEST) tests/unit ml-telemetry/tests $(ARGS)
 
 patient: $(VENV)/ready-dev servers
-	@$(PART) $(LOW) $(PYTEST) $(PATIENT)
+	@$(PART) $(LOW) $(PYTEST) $(PATIENT) > $(VENV)/patient.log 2>&1 || { cat $(VENV)/patient.log; exit 1; }
+	@tail -n 1 $(VENV)/patient.log
 
 integration: $(VENV)/ready-dev servers ## tests that start a stack of their own, beside a running one
 	@$(PART) $(PYTEST) tests/integration $(ARGS)

@@ -38,7 +38,7 @@ def test_what_runs_beside_the_integration_tests_is_run_once() -> None:
     whole = commands("test")
     assert "integration patient" in whole
     assert f'unit cluster ARGS=" --ignore={file}"' in whole
-    assert commands("patient").rstrip().endswith(f'-m "not long" {file}')
+    assert f'-m "not long" {file} >' in commands("patient")
     # By itself `make unit` leaves nothing out.
     assert "--ignore" not in commands("unit")
 
