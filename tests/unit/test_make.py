@@ -12,13 +12,17 @@ from sightglass.facts.settings import REPOSITORY
 from tests.integration.benches.test_benches import BENCHES
 from tests.unit.conftest import Built
 
+HANDED_ON = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "TIMER")
 TIMED = REPOSITORY / ".ci" / "timed"
 
 
 def commands(target: str, **variables: str) -> str:
     """What make would run; it runs nothing."""
     words = [f"{name}={value}" for name, value in variables.items()]
-    done = subprocess.run(["make", "-n", target, *words], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    # Of the make that runs this test nothing is handed on.
+    own = {name: value for name, value in os.environ.items() if name not in HANDED_ON}
+    command = ["make", "-n", target, *words]
+    done = subprocess.run(command, cwd=REPOSITORY, env=own, capture_output=True, text=True, check=True)
     return done.stdout
 
 
