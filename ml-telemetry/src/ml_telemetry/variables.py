@@ -25,7 +25,6 @@ HONOURED: Final = frozenset(
         "OTEL_TRACES_SAMPLER",
         "OTEL_TRACES_SAMPLER_ARG",
         "OTEL_BSP_SCHEDULE_DELAY",
-        "OTEL_BSP_EXPORT_TIMEOUT",
         "OTEL_BSP_MAX_QUEUE_SIZE",
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
         "OTEL_METRIC_EXPORT_INTERVAL",
@@ -34,7 +33,7 @@ HONOURED: Final = frozenset(
         *(f"OTEL_EXPORTER_OTLP_{signal}{name}" for signal in ("", "TRACES_", "METRICS_") for name in _PER_SIGNAL),
     )
 )
-"""They do what OpenTelemetry says. The exporters take ``otlp`` and ``none``; time-outs of OTLP are in seconds, as in
+"""They do what OpenTelemetry says. The exporters take ``otlp`` and ``none``; timeouts of OTLP are in seconds, as in
 OpenTelemetry's own Python exporters."""
 OWN: Final = frozenset(
     (
@@ -58,6 +57,8 @@ NOT_HONOURED: Final = frozenset(
         "OTEL_PROPAGATORS",
         "OTEL_LOG_LEVEL",
         "OTEL_LOGS_EXPORTER",
+        # The SDK's batch processor does not use it, and a batch that nobody took is sent until somebody does.
+        "OTEL_BSP_EXPORT_TIMEOUT",
         "OTEL_BLRP_SCHEDULE_DELAY",
         "OTEL_BLRP_EXPORT_TIMEOUT",
         "OTEL_BLRP_MAX_QUEUE_SIZE",
