@@ -37,7 +37,8 @@ async def predict(request):
     noted = prediction()
     with noted.stage("prepare"):
         noted.describe(house)
-    with noted.stage("predict"), trace.get_tracer("own").start_as_current_span("own"):
+    with noted.stage("predict"), trace.get_tracer("own").start_as_current_span("own") as own:
+        own.set_attribute("note", "for someone@example.org")
         noted.value(1000 * house.get("area", 0))
     return JSONResponse({{"price": 1, "id": noted.id, "records": len(RECORDS)}})
 
@@ -83,6 +84,7 @@ def test_a_prediction_has_its_spans_and_those_of_the_application(service: Progra
     assert set(spans) == {"POST /predict", "prepare", "predict", "own"}
     root = spans["POST /predict"]
     assert {spans[name].parent_span_id for name in ("prepare", "predict", "own")} == {root.span_id}
+    assert plain(spans["own"])["note"] == "for ****"
     assert plain(root)["ml.prediction.id"] == answer.json["id"]
     inputs = {name: value for name, value in plain(spans["prepare"]).items() if name.startswith("ml.input.")}
     assert inputs == {

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
+from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Link
 
 from ml_telemetry import logs, redaction
+from ml_telemetry.masking import mask
 
 MASKED = {
     "someone@example.org": "****",
@@ -71,6 +79,30 @@ def test_four_times_the_text_takes_no_more_than_some_four_times_as_long(part: st
 
     # Time that grew with the square would be sixteen times as long.
     assert seconds(80_000) < 10 * max(seconds(20_000), 1e-4)
+
+
+def test_spans_of_the_application_are_masked_everywhere() -> None:
+    secret = "for someone@example.org"
+    provider, kept = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    tracer = provider.get_tracer("own")
+    with tracer.start_as_current_span("first") as first:
+        link = Link(first.get_span_context(), {"why": secret})
+    attributes: dict[str, Any] = {"note": secret, "notes": ["plain", secret], "count": 3, "someone@example.org": "x"}
+    with suppress(ValueError), tracer.start_as_current_span(secret, links=[link], attributes=attributes) as span:
+        span.add_event(secret, {"event": secret})
+        raise ValueError(secret)
+    request = encode_spans(kept.get_finished_spans())
+    # The twin: without masking all of it is there.
+    assert request.SerializeToString().count(b"someone@example.org") >= 9
+    mask(request)
+    sent = request.SerializeToString()
+    assert b"someone@example.org" not in sent
+    (found,) = [one for scope in request.resource_spans[0].scope_spans for one in scope.spans if one.name == "for ****"]
+    plain = {pair.key: pair.value for pair in found.attributes}
+    assert (plain["note"].string_value, plain["count"].int_value) == ("for ****", 3)
+    assert [one.string_value for one in plain["notes"].array_value.values] == ["plain", "for ****"]
+    assert [event.name for event in found.events] == ["for ****", "exception"]
 
 
 def test_lines_of_other_libraries_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:

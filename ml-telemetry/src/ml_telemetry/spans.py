@@ -25,6 +25,7 @@ from ml_telemetry import signals
 from ml_telemetry.contract import Contract
 from ml_telemetry.declaration import Kind as FeatureKind
 from ml_telemetry.delivery import Delivery, Sender
+from ml_telemetry.masking import mask
 from ml_telemetry.record import BatchRecord, Connection, PredictionRecord, RequestRecord
 
 _INTERNAL: Final = SpanMessage.SPAN_KIND_INTERNAL
@@ -381,7 +382,10 @@ class RecordExporter(SpanExporter):
             if not self._closed.is_set():
                 payload = self._encoder.encode(records) if records else b""
                 if own:
-                    payload += encode_spans(own).SerializeToString()
+                    # What an application writes into its own spans is not known here: an exception may quote a caller.
+                    request = encode_spans(own)
+                    mask(request)
+                    payload += request.SerializeToString()
                 pause = _FIRST_PAUSE
                 while (outcome := self._sender.send(payload)) is Delivery.AGAIN and not self._closed.wait(pause):
                     pause = min(2 * pause, _LONGEST_PAUSE)
