@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from ml_telemetry import logs, signals
 from ml_telemetry.contract import Contract
 from ml_telemetry.declaration import Declaration
+from ml_telemetry.inference import InferenceRecord
 from ml_telemetry.middleware import Application, Message, Receive, Scope, Send, TelemetryMiddleware
-from ml_telemetry.record import Failure, RequestRecord
+from ml_telemetry.record import Failure
 from ml_telemetry.runtime import Service, check_environment, disabled, telemetry
 
 App = TypeVar("App")
@@ -42,7 +43,7 @@ def instrument(
     info: Mapping[str, str] | None = None,
     one_error_form: bool = False,
     client_address: bool = True,
-    on_prediction: Callable[[RequestRecord], None] | None = None,
+    on_prediction: Callable[[InferenceRecord], None] | None = None,
 ) -> App:
     """Observe an application, and return it.
 
@@ -51,8 +52,9 @@ def instrument(
 
     ``version`` is the model's and ``service_version`` that of the code; ``info`` has more labels of ``ml_model_info``.
     With ``one_error_form`` every error has the body ``{"error": {"type", "message", "trace_id"}}``; else the
-    application's own stay as they are. ``on_prediction`` is called with the record of each prediction before its answer
-    leaves. Raises ``TelemetryConfigurationError`` for an environment that cannot work.
+    application's own stay as they are. ``on_prediction`` is called with the :class:`InferenceRecord` of each request
+    for a prediction before its answer leaves. It runs on the event loop: it hands the record on and returns. Raises
+    ``TelemetryConfigurationError`` for an environment that cannot work.
     """
     check_environment()
     plan = _Plan(
@@ -110,7 +112,7 @@ class _Instrumented:
             # Where the server tells no application that it ends.
             atexit.register(telemetry.shutdown)
         else:
-            telemetry.declare(plan.contract)
+            telemetry.declare(plan.contract, plan.model_info)
         self._middleware = TelemetryMiddleware(
             self._app,
             telemetry,

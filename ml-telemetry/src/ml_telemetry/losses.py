@@ -10,7 +10,10 @@ from ml_telemetry import signals
 from ml_telemetry.logs import log_event
 
 SECONDS: Final = 60.0
-_CHECK: Final = {"logs": "check what reads the standard output of the service"}
+_CHECK: Final = {
+    "logs": "check what reads the standard output of the service",
+    "records": "check the function on_prediction of the service",
+}
 _COLLECTOR: Final = "check the Collector"
 
 

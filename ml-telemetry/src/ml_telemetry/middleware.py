@@ -126,8 +126,7 @@ class TelemetryMiddleware:
                         await self._fail(record, send, message.get("headers", ()))
                         return
                     record.failure = record.failure or self._failure(record.status)
-                elif record.prediction is not None:
-                    self._telemetry.prediction_made(record)
+                self._telemetry.answered(record)
                 message["headers"] = [*message.get("headers", ()), (b"traceresponse", _traceresponse(record))]
             elif failed:
                 # The body of an error that was replaced.
@@ -156,6 +155,7 @@ class TelemetryMiddleware:
             if not self._one_error_form:
                 # What is around the application answers it, as it would without telemetry.
                 record.failure = record.failure or self._failure(500)
+                self._telemetry.answered(record)
                 raise
         finally:
             detach(attached)
@@ -164,6 +164,7 @@ class TelemetryMiddleware:
             if record.observed:
                 # Nothing was answered when the server stops in the middle of a request.
                 record.status = record.status or _CLIENT_CLOSED
+                self._telemetry.answered(record)
                 record.end = record.end or time.perf_counter_ns()
                 self._telemetry.request_finished(record)
 
@@ -262,6 +263,7 @@ class TelemetryMiddleware:
         failure = record.failure or self._failure(record.status)
         record.failure = failure
         record.status = failure.status
+        self._telemetry.answered(record)
         error = {"type": failure.reason, "message": failure.message, "trace_id": record.trace_id}
         body = encoding.dumps({"error": error})
         record.response_size = len(body)

@@ -126,6 +126,7 @@ class RequestRecord:
         "end",
         "exception",
         "failure",
+        "kept",
         "observed",
         "parent_span_id",
         "path",
@@ -162,6 +163,8 @@ class RequestRecord:
         self.response_size = 0
         self.status = 0
         self.observed = True
+        # Whether the application was given what is known of it.
+        self.kept = False
         self.failure: Failure | None = None
         self.exception: BaseException | None = None
         self.prediction: PredictionRecord | None = None

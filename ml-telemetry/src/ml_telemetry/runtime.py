@@ -42,6 +42,7 @@ from ml_telemetry.contract import Contract
 from ml_telemetry.events import log_batch_failure, log_failure, log_prediction
 from ml_telemetry.hashing import TextHash
 from ml_telemetry.histograms import MergingExporter
+from ml_telemetry.inference import Hook, InferenceRecord, Served
 from ml_telemetry.losses import LossNotice
 from ml_telemetry.metrics import RequestMetrics
 from ml_telemetry.record import BatchRecord, RequestRecord
@@ -170,8 +171,9 @@ class Telemetry:
         self._abort: list[Callable[[], None]] = []
         self._model: dict[str, str] = {}
         self._contract: Contract | None = None
-        # Is given the record of a prediction before its answer leaves, with the stages known by then.
-        self.on_prediction: Callable[[RequestRecord], None] | None = None
+        # What the application wants to be called with, and what calls it once the model is known.
+        self.on_prediction: Callable[[InferenceRecord], None] | None = None
+        self._hook: Hook | None = None
         self._finished: list[RequestRecord] = []
         self._track = signals.TRACKS[0]
         self._synthetic_key = ""
@@ -196,7 +198,7 @@ class Telemetry:
             signals.MODEL_NAME.name: model_info[signals.NAME.name],
             signals.MODEL_VERSION.name: model_info[signals.VERSION.name],
         }
-        self._contract = contract
+        self.declare(contract, model_info, self._track)
         self._metrics = RequestMetrics(contract, self._track)
         if (lines := logs.output()) is not None:
             lines.on_loss = lambda reason, count: self._dropped("logs", reason, count)
@@ -242,9 +244,12 @@ class Telemetry:
         self._stop.append(provider.shutdown)
         self._abort.append(exporter.shutdown)
 
-    def declare(self, contract: Contract) -> None:
-        """Know the model where nothing is exported: handlers note the same."""
+    def declare(self, contract: Contract, model_info: Mapping[str, str], track: str = signals.TRACKS[0]) -> None:
+        """Know the model, also where nothing is exported: handlers note the same, and the records are the same."""
         self._contract = contract
+        if self.on_prediction is not None:
+            served = Served.of(contract, model_info, track)
+            self._hook = Hook(self.on_prediction, served, lambda: self._dropped("records", "hook_failed", 1))
 
     @property
     def contract(self) -> Contract | None:
@@ -264,13 +269,15 @@ class Telemetry:
         if self._metrics is not None:
             self._metrics.started(method)
 
-    def prediction_made(self, record: RequestRecord) -> None:
-        """Let the record be written of a prediction whose answer is about to leave."""
-        if self.on_prediction is not None:
-            try:
-                self.on_prediction(record)
-            except Exception:
-                logger.exception("The record of a prediction could not be written.")
+    def answered(self, record: RequestRecord) -> None:
+        """Let a request for a prediction be kept whose answer is about to leave, or that gets none."""
+        if self._hook is not None and not record.kept and self._asks(record):
+            record.kept = True
+            self._hook(record)
+
+    def _asks(self, record: RequestRecord) -> bool:
+        predicting = self._contract is not None and record.connection.route == self._contract.declaration.route
+        return predicting or record.prediction is not None
 
     def request_finished(self, record: RequestRecord) -> None:
         """Take the finished record of a request.

@@ -202,8 +202,9 @@ MODEL_DIGEST = Attribute("digest", "First digits of the digest of the model's co
 DATA_SHA256 = Attribute("data_sha256", "SHA-256 of the training data.", maximum=3)
 CORPUS = Attribute("corpus", "Corpus the model was trained on.", maximum=3)
 BENTO = Attribute("bento", "Bento the service runs from.", maximum=3)
-SIGNAL = Attribute("signal", "Signal that was dropped.", values=("traces", "logs"))
-DROP_REASON = Attribute("reason", "Why telemetry was dropped.", values=("queue_full", "export_failed", "write_failed"))
+SIGNAL = Attribute("signal", "Signal that was dropped.", values=("traces", "logs", "records"))
+DROP_REASONS: Final = ("queue_full", "export_failed", "write_failed", "hook_failed")
+DROP_REASON = Attribute("reason", "Why telemetry was dropped.", values=DROP_REASONS)
 RETRY_OUTCOMES: Final = ("all_answered", "some_failed", "all_failed")
 RETRY_OUTCOME = Attribute("outcome", "What became of a failed batch's requests one by one.", values=RETRY_OUTCOMES)
 BATCH_LIMIT: Final = "batch_size"
@@ -330,7 +331,7 @@ TELEMETRY_DROPPED = Metric(
     "ml.telemetry.dropped",
     Instrument.COUNTER,
     "{record}",
-    "Requests and spans whose traces were lost, and log lines that were.",
+    "Requests and spans whose traces were lost, and lost log lines and records of predictions.",
     (SIGNAL, DROP_REASON, TRACK),
 )
 
